@@ -1,0 +1,33 @@
+# make run    the quickstart study with two worker processes, ending in a report
+# make test   ruff, mypy, pytest
+# make setup  the environment both share, in .venv (needs Python 3.11 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+STUDY ?= quickstart
+OUT ?= report/$(STUDY)
+BIN = $(VENV)/bin
+
+.PHONY: setup run test clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "robustlr needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv || true
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --editable '.[dev]' \
+		|| $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+run: setup
+	$(BIN)/robustlr run $(STUDY) --processes 2 --storage sqlite:///$(STUDY).db --out $(OUT)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build report *.db *.db-shm *.db-wal

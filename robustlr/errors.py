@@ -1,0 +1,22 @@
+"""The one error class for what a user can mend, and the sentences that name the nearest valid name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What was wrong, where, and what to do, in one sentence; the command line prints it alone."""
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return a clause that names the valid name nearest to ``name``, or lists the valid names."""
+    names = list(valid)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if nearest:
+        return f'did you mean "{nearest[0]}"?'
+    return f"there is: {', '.join(names)}." if names else "there is none."
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """Return the error for a ``kind`` (task, optimizer, study, …) that nothing is named after."""
+    return UserError(f'no {kind} is named "{name}"; {did_you_mean(name, valid)}')

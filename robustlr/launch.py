@@ -1,0 +1,159 @@
+"""Starting workers, one process a slot, and watching a study until nothing waits."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO, Protocol
+
+from robustlr.errors import UserError
+from robustlr.storage import Progress, Storage
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 30.0
+MAX_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one worker: its device and the environment that shows it nothing else."""
+
+    device: str
+    environment: Mapping[str, str]
+
+
+def slots(devices: str | None, processes: int | None) -> list[Slot]:
+    """Return the slots for ``devices`` ("all", "cpu", "0,2") or for ``processes`` on the CPU.
+
+    With neither, every GPU gets a worker, or every CPU core where there is no GPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if devices is not None and devices != "cpu" and processes is not None:
+        raise UserError("--processes is for CPU workers; a GPU gets one worker, so leave it out")
+    gpus = [] if devices == "cpu" or processes is not None else _gpus(devices)
+    if gpus:
+        return [Slot("cuda", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = processes or cores
+    threads = str(max(1, cores // count))
+    return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads})] * count
+
+
+def _gpus(devices: str | None) -> list[str]:
+    import torch
+
+    present = [str(index) for index in range(torch.cuda.device_count())]
+    if devices is None:
+        return present
+    wanted = present if devices == "all" else devices.split(",")
+    missing = [device for device in wanted if device not in present]
+    if missing or not wanted:
+        there = f"there are: {', '.join(present)}" if present else "torch sees no GPU"
+        raise UserError(
+            f'--devices {devices}: no GPU "{(missing or ["all"])[0]}"; {there}; use --devices cpu'
+        )
+    return wanted
+
+
+class Display(Protocol):
+    """What shows a study's progress while its workers run."""
+
+    def update(self, progress: Progress, workers: int) -> None:
+        """Show the counts and the number of live workers."""
+
+
+@dataclass
+class _Worker:
+    """A slot's process, its output, and how often it was started again."""
+
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    restarts: int = field(default=0)
+
+
+def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display: Display) -> None:
+    """Run the study's waiting trials in one worker a slot until none waits.
+
+    Failed trials are queued once more first, and so are those whose process on this host is gone. A
+    worker that dies is started again, and its trial goes back to the queue. SIGINT and SIGTERM stop
+    the workers, who give their trials back; a second one kills them.
+
+    Raises:
+        UserError: workers die again and again; the text holds the end of their output.
+        KeyboardInterrupt: a signal came; every trial is back in the queue.
+    """
+    storage.load_study(name)
+    storage.requeue_failed(name)
+    storage.give_back_orphans(name)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    workers: list[_Worker] = []
+    try:
+        workers += [_start(slot, url, name) for slot in where]
+        while workers:
+            time.sleep(POLL_SECONDS)
+            workers = _survivors(storage, url, name, workers)
+            display.update(storage.progress(name), len(workers))
+    finally:
+        _stop(workers)
+        storage.give_back_orphans(name)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _start(slot: Slot, url: str, name: str, restarts: int = 0) -> _Worker:
+    log = tempfile.TemporaryFile()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustlr.worker", name, slot.device],
+        env={**os.environ, **slot.environment, "ROBUSTLR_STORAGE": url},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
+    )
+    return _Worker(slot, process, log, restarts)
+
+
+def _survivors(storage: Storage, url: str, name: str, workers: list[_Worker]) -> list[_Worker]:
+    """Return the live workers and replacements for those that died before their work was done."""
+    alive = [worker for worker in workers if worker.process.poll() is None]
+    for worker in workers:
+        if not worker.process.poll():  # None: alive; 0: nothing waited
+            continue
+        storage.give_back_orphans(name)
+        if worker.restarts == MAX_RESTARTS:
+            _stop(alive)
+            raise UserError(
+                f"a worker died {MAX_RESTARTS + 1} times, last with exit status "
+                f"{worker.process.returncode}; the end of its output:\n{_tail(worker.log)}"
+            )
+        alive.append(_start(worker.slot, url, name, worker.restarts + 1))
+    return alive
+
+
+def _tail(log: IO[bytes], lines: int = 12) -> str:
+    log.seek(0)
+    return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Ask the workers to give their trials back, wait, and kill those that do not end."""
+    for worker in workers:
+        worker.process.terminate()
+    try:
+        for worker in workers:
+            worker.process.wait(GRACE_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()

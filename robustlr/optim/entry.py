@@ -1,0 +1,75 @@
+"""What the registry knows of an optimizer: its class, where it comes from, how it is searched."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn, optim
+
+from robustlr.optim.neurons import parameter_groups
+from robustlr.space import Choices, Span, Value
+
+_SWITCHES = {"maximize", "foreach", "capturable", "differentiable", "fused"}
+
+LR_GRID = Span(log=(1e-4, 1.0), points=5)
+"""The learning rates of the Nero paper's searches, 1e-4 to 1 in decades; shared by all entries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An optimizer as studies know it.
+
+    ``default`` is the out-of-the-box setting, ``default_source`` says who chose it, ``space`` is
+    searched when a study names no values, and ``options`` are constructor arguments that never
+    vary. ``beta1`` and ``beta2`` stand for the two numbers of a ``betas`` argument.
+    """
+
+    optimizer: Callable[..., optim.Optimizer]
+    summary: str
+    paper: str
+    default: Mapping[str, Value]
+    default_source: str
+    space: Mapping[str, Span | Choices]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's hyperparameters with their defaults (None where it has no default)."""
+        found: dict[str, Any] = {}
+        for name, parameter in list(inspect.signature(self.optimizer).parameters.items())[1:]:
+            if name in _SWITCHES or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            default = None if parameter.default is parameter.empty else parameter.default
+            if name == "betas":
+                found |= dict(zip(("beta1", "beta2"), default or (None, None), strict=True))
+            else:
+                found[name] = default
+        return found
+
+    def build(self, model: nn.Module, hyperparameters: Mapping[str, Value]) -> optim.Optimizer:
+        """Return the optimizer of ``model``; weight decay acts on weights with a fan-in only."""
+        arguments: dict[str, Any] = {**self.default, **hyperparameters}
+        if "beta1" in arguments or "beta2" in arguments:
+            known = self.arguments
+            betas = [arguments.pop(name, known[name]) for name in ("beta1", "beta2")]
+            arguments["betas"] = (float(betas[0]), float(betas[1]))
+        decays = "weight_decay" in self.arguments
+        groups = parameter_groups(model) if decays else [{"params": list(model.parameters())}]
+        return self.optimizer(groups, **arguments, **self.options)
+
+
+def entry_of_class(optimizer: Callable[..., optim.Optimizer], name: str) -> Entry:
+    """Return an entry for any optimizer class, with its constructor's defaults.
+
+    Such an entry has no search space of its own: the study gives one.
+    """
+    entry = Entry(
+        optimizer=optimizer,
+        summary=(inspect.getdoc(optimizer) or name).splitlines()[0],
+        paper="",
+        default={},
+        default_source=f"the defaults of {name}",
+        space={},
+    )
+    return entry

@@ -1,0 +1,443 @@
+"""The one door to the database: studies in, claims out, results in.
+
+A study is one row of our own table; each of its cells is an Optuna study, with one queued trial for
+every run that the study asks for. All of it is written in one transaction when the study is
+created, so budgets are exact whoever crashes. Claims and results are single transactions that
+check the trial's state, so a trial is run by one worker and counted once, on any database.
+
+We write Optuna's tables directly: its own ``ask`` runs queued trials more than once when several
+workers ask (on SQLite and on PostgreSQL), and one transaction a trial is several times faster.
+The tables and the reading and writing of rows are in ``tables.py`` and ``tidy.py``.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from robustlr.errors import UserError, unknown
+from robustlr.space import Choices, Point, Span, Value
+from robustlr.study import Study, difference
+from robustlr.tables import (
+    ATTRIBUTES,
+    CELLS,
+    OPTUNA,
+    OWN,
+    SPACES,
+    STEPS,
+    STUDIES,
+    TRIALS,
+    VALUES,
+    cells_of,
+    describe_cell,
+    distribution,
+    insert_attributes,
+    insert_trials,
+    models,
+    now,
+    read_attributes,
+    read_point,
+)
+from robustlr.task import Config, Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_URL = "sqlite:///robustlr.db"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A running trial: its id, the cell (Optuna study) it belongs to, its owner and what to run."""
+
+    trial_id: int
+    cell: str
+    worker: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many trials of a study are in each state; the diverged ones are among the complete."""
+
+    waiting: int
+    running: int
+    complete: int
+    failed: int
+    diverged: int
+
+    @property
+    def total(self) -> int:
+        return self.waiting + self.running + self.complete + self.failed
+
+
+def worker_name(device: str) -> str:
+    """Return this process's name as the owner of trials, ``host:process:device``."""
+    return f"{socket.gethostname()}:{os.getpid()}:{device}"
+
+
+class Storage:
+    """A database of studies.
+
+    Args:
+        url: an SQLAlchemy URL, ``sqlite:///file.db`` or ``postgresql://…``.
+        create: make the tables if they are missing. Workers do not: creating tables at the same
+            time from several processes fails.
+
+    Raises:
+        UserError: the database cannot be reached, or holds no tables and ``create`` is false.
+    """
+
+    def __init__(self, url: str, *, create: bool = False) -> None:
+        parsed = _parse_url(url)
+        self.shown_url = parsed.render_as_string(hide_password=True)
+        is_sqlite = parsed.get_backend_name() == "sqlite"
+        if is_sqlite and not create and parsed.database and not os.path.exists(parsed.database):
+            raise self._empty()
+        # A writer on SQLite waits for the others; a dropped connection is replaced on next use.
+        options = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True}
+        self.engine = sa.create_engine(parsed, **options)
+        sa.event.listen(self.engine, "handle_error", self._explain)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if not sa.inspect(self.engine).has_table(STUDIES.name):
+            if not create:
+                raise self._empty()
+            self._create_tables(parsed, options)
+
+    def _empty(self) -> UserError:
+        return UserError(
+            f"the database {self.shown_url} holds no studies; "
+            "create one first: robustlr study create STUDY"
+        )
+
+    def _explain(self, context: Any) -> None:
+        """Turn a database that is away, full or locked into one sentence."""
+        if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+            reason = " ".join(str(context.original_exception).split())
+            raise UserError(f"the database {self.shown_url} does not work: {reason}")
+
+    def _create_tables(self, url: sa.URL, options: dict[str, Any]) -> None:
+        full_url = url.render_as_string(hide_password=False)
+        attempts = 5
+        for attempt in range(1, attempts + 1):
+            try:
+                optuna.storages.RDBStorage(full_url, dict(options))
+                OWN.create_all(self.engine)
+                break
+            except (sa.exc.DatabaseError, optuna.exceptions.StorageInternalError):
+                # Another process makes the tables right now; the next look finds more of them.
+                if attempt == attempts:
+                    raise
+                time.sleep(0.5)
+        if url.get_backend_name() == "sqlite":
+            with self.engine.connect() as connection:
+                connection.execute(sa.text("PRAGMA journal_mode = WAL"))
+
+    # Studies
+
+    def create_study(self, study: Study) -> bool:
+        """Store the study, its cells and all its trials; return False if it is there already.
+
+        Raises:
+            UserError: a different study has that name; the message shows the difference.
+        """
+        row = {"name": study.name, "hash": study.hash, "created": now()}
+        with self.engine.connect() as connection:
+            try:
+                # The name is the primary key: of two creators at once, one waits here and fails.
+                connection.execute(sa.insert(STUDIES), row | {"spec": study.model_dump_json()})
+            except sa.exc.IntegrityError:
+                connection.rollback()
+                self._compare(study)
+                return False
+            insert_trials(connection, study)
+            connection.commit()
+        return True
+
+    def _compare(self, study: Study) -> None:
+        existing = self.load_study(study.name)
+        if existing.hash != study.hash:
+            changes = "\n  ".join(difference(existing, study))
+            raise UserError(
+                f'a different study named "{study.name}" exists (stored → this one):\n  {changes}\n'
+                f"Give this one another name, or delete that one: robustlr study delete {study.name}"
+            )
+
+    def load_study(self, name: str) -> Study:
+        """Return the stored study of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self.engine.connect() as connection:
+            spec = connection.scalar(sa.select(STUDIES.c.spec).where(STUDIES.c.name == name))
+        if spec is None:
+            raise unknown(f"study in {self.shown_url}", name, self.study_names())
+        return Study.model_validate_json(spec)
+
+    def study_names(self) -> list[str]:
+        """Return the names of all studies, oldest first."""
+        with self.engine.connect() as connection:
+            return list(connection.scalars(sa.select(STUDIES.c.name).order_by(STUDIES.c.created)))
+
+    def delete_study(self, name: str) -> None:
+        """Delete the study with all its trials.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        self.load_study(name)
+        cells = cells_of(name)
+        trials = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id.in_(cells))
+        with self.engine.begin() as connection:
+            for table in reversed(OPTUNA.sorted_tables):
+                if "trial_id" in table.c and table is not TRIALS:
+                    connection.execute(sa.delete(table).where(table.c.trial_id.in_(trials)))
+                elif "study_id" in table.c and table is not CELLS:
+                    connection.execute(sa.delete(table).where(table.c.study_id.in_(cells)))
+            connection.execute(sa.delete(CELLS).where(CELLS.c.study_id.in_(cells)))
+            connection.execute(sa.delete(STUDIES).where(STUDIES.c.name == name))
+
+    def progress(self, name: str) -> Progress:
+        """Return the counts of the study's trials."""
+        ours = TRIALS.c.study_id.in_(cells_of(name))
+        by_state = sa.select(TRIALS.c.state, sa.func.count()).where(ours).group_by(TRIALS.c.state)
+        diverged = (
+            sa.select(sa.func.count())
+            .select_from(TRIALS.join(ATTRIBUTES, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id))
+            .where(ours, ATTRIBUTES.c.key == "diverged")
+        )
+        with self.engine.connect() as connection:
+            counts = {state: count for state, count in connection.execute(by_state)}
+            return Progress(
+                waiting=counts.get(TrialState.WAITING, 0),
+                running=counts.get(TrialState.RUNNING, 0),
+                complete=counts.get(TrialState.COMPLETE, 0),
+                failed=counts.get(TrialState.FAIL, 0),
+                diverged=connection.scalar(diverged) or 0,
+            )
+
+    def trials(self, name: str) -> "pd.DataFrame":
+        """Return the tidy table of the study's completed trials; see ``tidy.py`` for its columns.
+
+        Raises:
+            UserError: there is no study of that name.
+        """
+        from robustlr.tidy import read_trials
+
+        self.load_study(name)
+        with self.engine.connect() as connection:
+            return read_trials(connection, name)
+
+    # Trials
+
+    def claim(self, name: str, worker: str) -> Claim | None:
+        """Take the study's next waiting trial for ``worker``, or return None if nothing waits.
+
+        One UPDATE turns the trial from waiting to running, so no two workers get the same one.
+        """
+        next_waiting = (
+            sa.select(TRIALS.c.trial_id)
+            .where(TRIALS.c.study_id.in_(cells_of(name)), TRIALS.c.state == TrialState.WAITING)
+            .order_by(TRIALS.c.trial_id)
+            .limit(1)
+            .with_for_update(skip_locked=True)  # PostgreSQL: look past trials being claimed
+        )
+        take = (
+            sa.update(TRIALS)
+            .where(TRIALS.c.trial_id == next_waiting.scalar_subquery())
+            .where(TRIALS.c.state == TrialState.WAITING)
+            .values(state=TrialState.RUNNING, datetime_start=now())
+            .returning(TRIALS.c.trial_id)
+        )
+        with self.engine.begin() as connection:
+            trial_id = connection.scalar(take)
+            if trial_id is None:
+                return None
+            insert_attributes(connection, {trial_id: {"worker": worker}})
+            cell, description = describe_cell(connection, trial_id)
+            attributes = read_attributes(connection, trial_id)
+            point = read_point(connection, trial_id)
+        if description["space"] and attributes["role"] == "design":
+            point = self._sample(cell, trial_id, SPACES.validate_python(description["space"]))
+        config = Config(
+            task=description["task"],
+            optimizer=description["target"],
+            hyperparameters=point,
+            seed=attributes["seed"],
+            scale=description["scale"],
+            conditions=description["conditions"],
+        )
+        return Claim(trial_id, cell, worker, config)
+
+    def _sample(self, cell: str, trial_id: int, space: Mapping[str, Span | Choices]) -> Point:
+        """Let TPE choose the point of a running trial; a point chosen before a crash is kept."""
+        storage = optuna.storages.RDBStorage(
+            self.engine.url.render_as_string(hide_password=False),
+            skip_compatibility_check=True,
+            skip_table_creation=True,
+        )
+        # Running trials count as bad ones, so that workers at the same time look at different places.
+        sampler = optuna.samplers.TPESampler(seed=trial_id, constant_liar=True)
+        study = optuna.load_study(study_name=cell, storage=storage, sampler=sampler)
+        trial = optuna.Trial(study, trial_id)
+        default = study.user_attrs["robustlr"]["default"]
+        return {
+            name: _suggest(trial, name, distribution(dimension, default[name], "tpe"))
+            for name, dimension in space.items()
+        }
+
+    def report(self, claim: Claim, steps: Sequence[tuple[int, float]]) -> None:
+        """Store intermediate values ``(step, value)`` of a running trial."""
+        stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+        rows = []
+        for step, value in steps:
+            number, kind = stored(value)
+            row = {"trial_id": claim.trial_id, "step": step}
+            rows.append(row | {"intermediate_value": number, "intermediate_value_type": kind})
+        if rows:
+            with self.engine.begin() as connection:
+                connection.execute(sa.insert(STEPS), rows)
+
+    def complete(self, claim: Claim, outcome: Outcome, provenance: Mapping[str, Any]) -> bool:
+        """Store the trial's result; return False if another worker owns the trial by now."""
+        kind = models.TrialValueModel.TrialValueType.FINITE
+        row = {"objective": 0, "value": outcome.value, "value_type": kind}
+        known = {"initial": outcome.initial, "test_value": outcome.test_value, "steps": outcome.steps}
+        attributes: dict[str, Any] = {"result": {**known, **provenance}}
+        if outcome.diverged:
+            attributes["diverged"] = True
+        with self.engine.begin() as connection:
+            if not _end(connection, claim, TrialState.COMPLETE):
+                return False
+            connection.execute(sa.insert(VALUES), row | {"trial_id": claim.trial_id})
+            insert_attributes(connection, {claim.trial_id: attributes})
+            return True
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Mark the trial as failed, which is not a result: ``requeue_failed`` has it run again."""
+        with self.engine.begin() as connection:
+            if _end(connection, claim, TrialState.FAIL):
+                insert_attributes(connection, {claim.trial_id: {"failure": reason}})
+
+    def give_back(self, claim: Claim) -> None:
+        """Return a running trial to the queue."""
+        with self.engine.begin() as connection:
+            if _end(connection, claim, TrialState.WAITING):
+                _forget(connection, [claim.trial_id])
+
+    def give_back_orphans(self, name: str) -> int:
+        """Return to the queue the running trials whose process on this host is gone; count them."""
+        ours = TRIALS.c.study_id.in_(cells_of(name))
+        running = (
+            sa.select(TRIALS.c.trial_id, ATTRIBUTES.c.value_json)
+            .join(ATTRIBUTES, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
+            .where(ours, TRIALS.c.state == TrialState.RUNNING, ATTRIBUTES.c.key == "worker")
+        )
+        with self.engine.begin() as connection:
+            rows = connection.execute(running).all()
+            orphans = [trial_id for trial_id, worker in rows if _is_gone(json.loads(worker))]
+            return _requeue(connection, TRIALS.c.trial_id.in_(orphans), TrialState.RUNNING)
+
+    def requeue_failed(self, name: str) -> int:
+        """Return the study's failed trials to the queue; count them."""
+        with self.engine.begin() as connection:
+            return _requeue(connection, TRIALS.c.study_id.in_(cells_of(name)), TrialState.FAIL)
+
+    def failures(self, name: str) -> dict[str, int]:
+        """Return how often each reason for failed trials occurs, the most frequent first."""
+        query = (
+            sa.select(ATTRIBUTES.c.value_json, sa.func.count())
+            .join(TRIALS, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
+            .where(TRIALS.c.study_id.in_(cells_of(name)), ATTRIBUTES.c.key == "failure")
+            .group_by(ATTRIBUTES.c.value_json)
+            .order_by(sa.func.count().desc())
+        )
+        with self.engine.connect() as connection:
+            return {json.loads(reason): count for reason, count in connection.execute(query)}
+
+
+
+def _parse_url(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed.get_dialect().import_dbapi()
+    except sa.exc.ArgumentError as error:
+        raise UserError(
+            f'"{url}" is no database URL; write sqlite:///file.db or postgresql://user@host/name'
+        ) from error
+    except ImportError as error:
+        raise UserError(
+            f'the driver for "{parsed.drivername}" is missing: {error}; '
+            "for PostgreSQL: pip install 'robustlr[postgresql]'"
+        ) from error
+    return parsed
+
+
+def _suggest(trial: optuna.Trial, name: str, among: optuna.distributions.BaseDistribution) -> Value:
+    if isinstance(among, optuna.distributions.FloatDistribution):
+        return trial.suggest_float(name, among.low, among.high, log=among.log)
+    assert isinstance(among, optuna.distributions.CategoricalDistribution)
+    return cast(Value, trial.suggest_categorical(name, among.choices))
+
+
+def _is_gone(worker: str) -> bool:
+    host, process, _ = worker.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _owned(claim: Claim) -> sa.ColumnElement[bool]:
+    return (
+        sa.exists()
+        .where(ATTRIBUTES.c.trial_id == claim.trial_id, ATTRIBUTES.c.key == "worker")
+        .where(ATTRIBUTES.c.value_json == json.dumps(claim.worker))
+    )
+
+
+def _end(connection: sa.Connection, claim: Claim, state: TrialState) -> bool:
+    """Move a running trial that the claim still owns to ``state``; return whether it was."""
+    ended = None if state == TrialState.WAITING else now()
+    update = (
+        sa.update(TRIALS)
+        .where(TRIALS.c.trial_id == claim.trial_id, TRIALS.c.state == TrialState.RUNNING)
+        .where(_owned(claim))
+        .values(state=state, datetime_complete=ended)
+    )
+    return connection.execute(update).rowcount == 1
+
+
+def _requeue(connection: sa.Connection, which: sa.ColumnElement[bool], state: TrialState) -> int:
+    update = (
+        sa.update(TRIALS)
+        .where(which, TRIALS.c.state == state)
+        .values(state=TrialState.WAITING, datetime_complete=None)
+        .returning(TRIALS.c.trial_id)
+    )
+    trial_ids = connection.scalars(update).all()
+    _forget(connection, trial_ids)
+    return len(trial_ids)
+
+
+def _forget(connection: sa.Connection, trial_ids: Iterable[int]) -> None:
+    """Delete what an unfinished run of the trials has left, so that the next one starts anew."""
+    ids = list(trial_ids)
+    run = sa.and_(ATTRIBUTES.c.trial_id.in_(ids), ATTRIBUTES.c.key.in_(["worker", "failure"]))
+    connection.execute(sa.delete(ATTRIBUTES).where(run))
+    connection.execute(sa.delete(STEPS).where(STEPS.c.trial_id.in_(ids)))

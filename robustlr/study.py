@@ -1,0 +1,319 @@
+"""A study as a value: tasks × optimizers × conditions, a design over their settings, and seeds."""
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from robustlr.errors import UserError, did_you_mean
+from robustlr.registry import load_optimizer, load_task, studies
+from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
+from robustlr.task import Config
+
+Role = Literal["design", "default", "confirm"]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Values = Annotated[tuple[Value, ...], Field(strict=False, min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class StudyOptimizer(Frozen):
+    """One optimizer of a study: a registered name or ``package.module:Class``, and its values.
+
+    ``default`` holds what differs from the entry's out-of-the-box setting.
+    """
+
+    name: Name
+    target: str
+    space: dict[str, Space]
+    default: dict[str, Value] = Field(default_factory=dict)
+
+
+class Study(Frozen):
+    """A study. Two equal studies have the same hash, whatever their files look like.
+
+    ``points`` is the number of points a cell has under ``random``, ``sobol`` and ``tpe``; a grid has
+    its own. ``seeds`` trials are run at each point and, with role ``default``, out of the box.
+    """
+
+    name: Name
+    question: str = ""
+    design: Design = "grid"
+    points: int | None = Field(default=None, ge=1)
+    seeds: int = Field(default=3, ge=1)
+    scale: str = "small"
+    tasks: Names
+    conditions: dict[str, Values] = Field(default_factory=dict)
+    optimizers: dict[str, StudyOptimizer] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for kind, names in (
+            ("tasks", self.tasks),
+            *((f"conditions.{name}", values) for name, values in self.conditions.items()),
+        ):
+            twice = [n for i, n in enumerate(names) if n in names[:i]]
+            if twice:
+                raise ValueError(f"{kind}: {twice[0]!r} is listed twice")
+        if self.design == "grid" and self.points is not None:
+            raise ValueError(f"points = {self.points}: a grid takes its points from its values")
+        if self.design != "grid" and self.points is None:
+            raise ValueError(f'design = "{self.design}": points, the number of points a cell, is missing')
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits over everything but the question, which decides no trial."""
+        document = json.dumps(self.model_dump(exclude={"question"}), sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+    def cells(self) -> Iterator["Cell"]:
+        """Yield the cells, tasks varying slowest and conditions fastest."""
+        settings = [
+            dict(zip(self.conditions, values, strict=True))
+            for values in itertools.product(*self.conditions.values())
+        ]
+        optimizers = self.optimizers.values()
+        for task, optimizer, conditions in itertools.product(self.tasks, optimizers, settings):
+            yield Cell(self, task, optimizer, conditions)
+
+    def check(self) -> None:
+        """Check every name and value against the registry.
+
+        Raises:
+            UserError: a task, optimizer, hyperparameter or condition is unknown or has a wrong value.
+        """
+        for name, optimizer in self.optimizers.items():
+            with _at(f"optimizers.{name}"):
+                _check_optimizer(optimizer, self.design)
+        for name in self.tasks:
+            with _at("tasks"):
+                load_task(name)
+        for cell in self.cells():
+            load_task(cell.task).scale_of(cell.config({}, seed=0))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (task, optimizer, condition) of a study: one Optuna study."""
+
+    study: Study
+    task: str
+    optimizer: StudyOptimizer
+    conditions: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        parts = [self.study.name, self.task, self.optimizer.name]
+        if self.conditions:
+            parts.append(",".join(f"{k}={v if isinstance(v, str) else _toml(v)}" for k, v in self.conditions.items()))
+        return "/".join(parts)
+
+    def config(self, point: Point, seed: int) -> Config:
+        """Return the trial's configuration at ``point``."""
+        return Config(
+            task=self.task,
+            optimizer=self.optimizer.target,
+            hyperparameters=point,
+            seed=seed,
+            scale=self.study.scale,
+            conditions=self.conditions,
+        )
+
+    def default_point(self) -> Point:
+        """Return the out-of-the-box setting of the searched hyperparameters.
+
+        A hyperparameter that the study holds fixed keeps the study's value.
+        """
+        entry = load_optimizer(self.optimizer.target)
+        known = {**entry.arguments, **entry.default, **self.optimizer.default}
+        return {
+            name: space.values[0] if _is_fixed(space) else known[name]
+            for name, space in self.optimizer.space.items()
+        }
+
+    def trials(self) -> list["Planned"]:
+        """Return every trial of the cell, the default ones first, seed after seed."""
+        study = self.study
+        seeds = range(study.seeds)
+        default = self.default_point()
+        design: list[Point | None] = [None] * (study.points or 0)  # tpe chooses points as it goes
+        if study.design != "tpe":
+            design = [*points(self.optimizer.space, study.design, study.points or 0)]
+        return [
+            trial
+            for seed in seeds
+            for trial in (
+                Planned("default", seed, default),
+                *(Planned("design", seed, point) for point in design),
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial that waits to be run; ``point`` is None where the sampler chooses it on the claim."""
+
+    role: Role
+    seed: int
+    point: Point | None
+
+
+def load_study(source: str | Path) -> Study:
+    """Return the checked study of a TOML file, or of one that ships with robustlr, by name.
+
+    Raises:
+        UserError: one sentence for each thing wrong, with the file, the key and the nearest name.
+    """
+    path = studies().get(str(source), Path(source))
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        study = Study.model_validate(_from_file(raw))
+        study.check()
+    except FileNotFoundError as error:
+        raise UserError(
+            f'there is no study file "{source}"; of the studies that ship with robustlr, '
+            f"{did_you_mean(str(source), studies())}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the file is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        # An element that failed makes pydantic also count its list as too short.
+        real = [e for e in error.errors() if e["type"] != "too_short" or not e["input"]]
+        sentences = dict.fromkeys(_sentence(e) for e in real)
+        raise UserError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return study
+
+
+def difference(old: Study, new: Study) -> list[str]:
+    """Return a line for every value that differs, ``key: old → new``."""
+    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    return [
+        f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
+        for key in dict.fromkeys((*before, *after))
+        if before.get(key) != after.get(key) and key != "question"
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: list(value) if isinstance(value, tuple) else value}
+    return {
+        key: leaf
+        for name, part in value.items()
+        for key, leaf in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+@contextmanager
+def _at(key: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def _from_file(raw: dict[str, Any]) -> dict[str, Any]:
+    """Turn the file's optimizer tables into values; an entry's own space fills a missing one."""
+    tables = raw.get("optimizers")
+    if not isinstance(tables, dict):
+        return raw
+    return {**raw, "optimizers": {name: _optimizer(name, table) for name, table in tables.items()}}
+
+
+def _optimizer(name: str, table: Any) -> Any:
+    if not isinstance(table, dict):
+        return table
+    values = {key: value for key, value in table.items() if key not in ("class", "default")}
+    target = table.get("class", name)
+    if not values and isinstance(target, str):
+        with _at(f"optimizers.{name}"):
+            values = dict(load_optimizer(target).space)
+    return {"name": name, "target": target, "space": values, "default": table.get("default", {})}
+
+
+def _check_optimizer(optimizer: StudyOptimizer, design: Design) -> None:
+    entry = load_optimizer(optimizer.target)
+    known = entry.arguments
+    for name in (*optimizer.space, *optimizer.default):
+        if name not in known:
+            raise UserError(
+                f'{optimizer.target} has no hyperparameter "{name}"; {did_you_mean(name, known)}'
+            )
+    if "lr" not in optimizer.space:
+        raise UserError("values for lr are missing, as in lr = { log = [1e-4, 1.0], points = 5 }")
+    for name, space in optimizer.space.items():
+        _check_space(name, space, design)
+        has_default = name in entry.default or name in optimizer.default or known[name] is not None
+        if not has_default and not _is_fixed(space):
+            raise UserError(
+                f"{name}: {optimizer.target} has no default for it; give one in "
+                f"[optimizers.{optimizer.name}.default]"
+            )
+
+
+def _check_space(name: str, space: Span | Choices, design: Design) -> None:
+    lowest = space.low if isinstance(space, Span) else min(_numbers(space), default=1.0)
+    if name == "lr" and (lowest <= 0 or (isinstance(space, Choices) and not space.is_numeric)):
+        shown = space.low if isinstance(space, Span) else _toml(space.values)
+        raise UserError(f"lr = {shown}: a learning rate must be a number above 0")
+    if design == "grid" and isinstance(space, Span) and space.points is None:
+        raise UserError(f"{name}: a grid needs the number of points, as in {{ …, points = 5 }}")
+
+
+def _numbers(space: Choices) -> list[float]:
+    return [float(v) for v in space.values if isinstance(v, int | float)]
+
+
+def _is_fixed(space: Span | Choices) -> bool:
+    return isinstance(space, Choices) and len(space.values) == 1
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+_KINDS = {
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+}
+
+
+def _sentence(error: Any) -> str:
+    """Return pydantic's error as one sentence that names the key, the value and what is valid."""
+    path = [str(part) for part in error["loc"]]
+    path = [p for p in path if p not in ("values", "space", "bool", "int", "float", "str")]
+    key, value, kind = ".".join(path), error["input"], error["type"]
+    if error["loc"] and error["loc"][-1] in ("bool", "int", "float", "str"):
+        return f"{key} = {_toml(value)}: this must be a number, text, true or false"
+    shown = key if isinstance(value, dict) else f"{key} = {_toml(value)}"
+    if kind == "extra_forbidden":
+        valid = Study.model_fields if len(path) == 1 else Span.model_fields
+        return f'no key is named "{key}"; {did_you_mean(path[-1], valid)}'
+    if kind == "missing":
+        return f"the key {key} is missing"
+    if kind == "too_short":
+        return f"{key} is empty: it needs at least one value"
+    if kind == "literal_error":
+        valid = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
+        return f"{shown}: {did_you_mean(str(value), valid)}"
+    if kind in _KINDS:
+        return f"{shown}: this must be {_KINDS[kind]}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{shown}: {message[0].lower()}{message[1:]}" if key else message

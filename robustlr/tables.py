@@ -1,0 +1,188 @@
+"""The database's tables, Optuna's and ours, and how cells and queued trials are written to them.
+
+Optuna declares no table public, yet they are unchanged since 2023 and its version is pinned;
+``tests/test_storage.py`` holds the contract.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, cast
+
+import sqlalchemy as sa
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from pydantic import TypeAdapter
+
+from robustlr.registry import load_task
+from robustlr.space import Choices, Design, Point, Space, Span, Value
+from robustlr.study import Cell, Planned, Study
+
+OPTUNA = models.BaseModel.metadata
+CELLS, CELL_ATTRIBUTES = OPTUNA.tables["studies"], OPTUNA.tables["study_user_attributes"]
+DIRECTIONS = OPTUNA.tables["study_directions"]
+TRIALS, PARAMS = OPTUNA.tables["trials"], OPTUNA.tables["trial_params"]
+VALUES, STEPS = OPTUNA.tables["trial_values"], OPTUNA.tables["trial_intermediate_values"]
+ATTRIBUTES = OPTUNA.tables["trial_user_attributes"]
+
+OWN = sa.MetaData()
+STUDIES = sa.Table(
+    "robustlr_studies",
+    OWN,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("hash", sa.String(16), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("created", sa.DateTime, nullable=False),
+)
+
+SPACES: TypeAdapter[dict[str, Span | Choices]] = TypeAdapter(dict[str, Space])
+
+
+
+def now() -> datetime:
+    """Return the time as Optuna 5 stores it: UTC without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def cells_of(name: str) -> sa.Select[Any]:
+    """Return the query for the ids of a study's cells."""
+    prefix = CELLS.c.study_name.startswith(f"{name}/", autoescape=True)
+    return sa.select(CELLS.c.study_id).where(prefix)
+
+
+def insert_trials(connection: sa.Connection, study: Study) -> None:
+    """Insert the study's cells and their waiting trials, those of the first seed first."""
+    rows: list[tuple[int, int, Cell, Planned]] = []
+    ids: dict[str, int] = {}
+    for cell in study.cells():
+        ids[cell.name] = _insert_cell(connection, cell)
+        rows += [(trial.seed, number, cell, trial) for number, trial in enumerate(cell.trials())]
+    rows.sort(key=lambda row: row[0])
+    trial_ids = connection.scalars(
+        sa.insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True),
+        [
+            {"study_id": ids[cell.name], "number": number, "state": TrialState.WAITING}
+            for _, number, cell, _ in rows
+        ],
+    ).all()
+    params = []
+    for trial_id, (_, _, cell, trial) in zip(trial_ids, rows, strict=True):
+        default = cell.default_point()
+        for name, value in (trial.point or {}).items():
+            stored_as = distribution(cell.optimizer.space[name], default[name], study.design)
+            param = {"trial_id": trial_id, "param_name": name}
+            stored = stored_as.to_internal_repr(value)
+            json_text = distribution_to_json(stored_as)
+            params.append(param | {"param_value": stored, "distribution_json": json_text})
+    if params:
+        connection.execute(sa.insert(PARAMS), params)
+    insert_attributes(
+        connection,
+        {
+            trial_id: {"role": trial.role, "seed": trial.seed}
+            for trial_id, (_, _, _, trial) in zip(trial_ids, rows, strict=True)
+        },
+    )
+
+
+def _insert_cell(connection: sa.Connection, cell: Cell) -> int:
+    task = load_task(cell.task)
+    cell_id = connection.scalar(
+        sa.insert(CELLS).values(study_name=cell.name).returning(CELLS.c.study_id)
+    )
+    direction = StudyDirection[task.direction.upper()]
+    connection.execute(
+        sa.insert(DIRECTIONS), {"study_id": cell_id, "objective": 0, "direction": direction}
+    )
+    description = {
+        "study": cell.study.name,
+        "task": cell.task,
+        "optimizer": cell.optimizer.name,
+        "target": cell.optimizer.target,
+        "scale": cell.study.scale,
+        "conditions": dict(cell.conditions),
+        "metric": task.metric,
+        "direction": task.direction,
+        "worst": task.worst,
+        "default": cell.default_point(),
+        "space": SPACES.dump_python(cell.optimizer.space) if cell.study.design == "tpe" else None,
+    }
+    row = {"study_id": cell_id, "key": "robustlr", "value_json": json.dumps(description)}
+    connection.execute(sa.insert(CELL_ATTRIBUTES), row)
+    assert cell_id is not None
+    return int(cell_id)
+
+
+def distribution(space: Span | Choices, default: Value, design: Design) -> BaseDistribution:
+    """Return the Optuna distribution of a hyperparameter, widened to hold its default value.
+
+    Under ``tpe`` an interval is as written, for that is what is sampled, and a list is sampled as
+    categories, the out-of-the-box value among them.
+    """
+    if isinstance(space, Span) and design == "tpe":
+        return FloatDistribution(space.low, space.high, log=space.is_log)
+    values = [space.low, space.high] if isinstance(space, Span) else list(space.values)
+    values = list(dict.fromkeys([*values, default]))
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values) or design == "tpe":
+        return CategoricalDistribution(values)
+    if all(isinstance(v, int) for v in values):
+        return IntDistribution(int(min(numbers)), int(max(numbers)))
+    low, high = min(numbers), max(numbers)
+    return FloatDistribution(low, high, log=low > 0 and high >= 10 * low)
+
+
+def insert_attributes(
+    connection: sa.Connection, attributes: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Insert user attributes, ``{trial_id: {key: value}}``."""
+    rows = [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for trial_id, values in attributes.items()
+        for key, value in values.items()
+    ]
+    connection.execute(sa.insert(ATTRIBUTES), rows)
+
+
+def describe_cell(connection: sa.Connection, trial_id: int) -> tuple[str, dict[str, Any]]:
+    """Return the name of a trial's cell and what ``_insert_cell`` wrote of it."""
+    query = (
+        sa.select(CELLS.c.study_name, CELL_ATTRIBUTES.c.value_json)
+        .join(TRIALS, TRIALS.c.study_id == CELLS.c.study_id)
+        .join(CELL_ATTRIBUTES, CELL_ATTRIBUTES.c.study_id == CELLS.c.study_id)
+        .where(TRIALS.c.trial_id == trial_id, CELL_ATTRIBUTES.c.key == "robustlr")
+    )
+    name, description = connection.execute(query).one()
+    return name, json.loads(description)
+
+
+def read_attributes(connection: sa.Connection, trial_id: int) -> dict[str, Any]:
+    """Return a trial's attributes."""
+    query = sa.select(ATTRIBUTES.c.key, ATTRIBUTES.c.value_json)
+    rows = connection.execute(query.where(ATTRIBUTES.c.trial_id == trial_id))
+    return {key: json.loads(value) for key, value in rows}
+
+
+def read_point(connection: sa.Connection, trial_id: int) -> Point:
+    """Return a trial's hyperparameters."""
+    query = sa.select(PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json)
+    rows = connection.execute(query.where(PARAMS.c.trial_id == trial_id).order_by(PARAMS.c.param_id))
+    return {name: external_value(stored_as, value) for name, value, stored_as in rows}
+
+
+def external_value(distribution_json: str, value: float) -> Value:
+    """Return a hyperparameter's value from what the table holds."""
+    return cast(Value, _parsed_distribution(distribution_json).to_external_repr(value))
+
+
+_parsed_distribution = cache(json_to_distribution)

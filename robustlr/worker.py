@@ -1,0 +1,155 @@
+"""A worker: one process that claims trials of a study and runs them until none waits.
+
+``robustlr.launch`` starts workers as ``python -m robustlr.worker STUDY DEVICE``, with the database in
+``ROBUSTLR_STORAGE``. SIGTERM and SIGINT give the running trial back.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Any
+
+from robustlr.errors import UserError
+from robustlr.registry import load_task
+from robustlr.storage import Claim, Storage, worker_name
+
+FLUSH_SECONDS = 2.0
+"""Reports are written together: every transaction costs about as much as a short training step."""
+
+
+class StopRequested(BaseException):
+    """A signal asked the worker to stop while it trained."""
+
+
+class Signals:
+    """Turns signals into ``StopRequested``, but only where it cannot cut a transaction in two."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interruptible = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self._interruptible:
+            self._interruptible = False
+            raise StopRequested
+
+    @contextmanager
+    def interruptible(self, on: bool = True) -> Iterator[None]:
+        """Let signals interrupt the block, or hold them back until its end."""
+        before, self._interruptible = self._interruptible, on
+        try:
+            if on and self.requested:
+                raise StopRequested
+            yield
+        finally:
+            self._interruptible = before
+        if before and self.requested:
+            raise StopRequested
+
+
+class Reporter:
+    """Stores a trial's intermediate values, a few seconds' worth at a time."""
+
+    def __init__(self, storage: Storage, claim: Claim, signals: Signals) -> None:
+        self._storage, self._claim, self._signals = storage, claim, signals
+        self._waiting: list[tuple[int, float]] = []
+        self._flushed = time.monotonic()
+
+    def __call__(self, step: int, value: float) -> None:
+        self._waiting.append((step, value))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            with self._signals.interruptible(False):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._storage.report(self._claim, self._waiting)
+        self._waiting = []
+        self._flushed = time.monotonic()
+
+
+def work(storage: Storage, name: str, device: str, signals: Signals) -> None:
+    """Run the study's waiting trials on ``device`` until none waits or a signal comes."""
+    worker = worker_name(device)
+    while not signals.requested and (claim := storage.claim(name, worker)) is not None:
+        _run(storage, claim, device, signals)
+
+
+def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
+    report = Reporter(storage, claim, signals)
+    started = time.monotonic()
+    try:
+        with signals.interruptible():
+            outcome = load_task(claim.config.task).run(claim.config, report, device)
+    except StopRequested:
+        storage.give_back(claim)
+    except Exception as error:  # whatever a task raises costs this trial, not the worker
+        traceback.print_exc()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}:{place.lineno}"
+        storage.fail(claim, f"{type(error).__name__}: {error} (at {where})")
+    else:
+        seconds = time.monotonic() - started
+        report.flush()
+        storage.complete(claim, outcome, {"seconds": seconds, **_provenance(device)})
+
+
+@cache
+def _provenance(device: str) -> dict[str, Any]:
+    """Return what is needed to run a trial again, beyond its configuration."""
+    packages = ("robustlr", "torch", "optuna", "numpy")
+    return {
+        "device": _device_name(device),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "commit": _commit(),
+        "versions": {package: _version(package) for package in packages},
+    }
+
+
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the git commit of the working directory, ``+`` appended if files differ from it."""
+    git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def main() -> None:
+    """Work on the study and device named on the command line."""
+    _, name, device = sys.argv
+    try:
+        work(Storage(os.environ["ROBUSTLR_STORAGE"]), name, device, Signals())
+    except UserError as error:
+        sys.exit(f"robustlr: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is trained: one file a family of tasks; shared networks and data sets in sub-folders."""
