@@ -24,7 +24,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         self._done_before = start.complete + start.failed
         self._started = self._printed = time.monotonic()
         self._live = Live(console=self._console) if self._console.is_terminal else None
-        self._last = (start, 0)
+        self._last = start
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -42,9 +42,9 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         else:
             self._print()
 
-    def update(self, progress: Progress, workers: int) -> None:
-        """Show the counts and the number of live workers."""
-        self._last = (progress, workers)
+    def update(self, progress: Progress) -> None:
+        """Show the counts."""
+        self._last = progress
         if self._live is not None:
             row = Table.grid(padding=(0, 1))
             done = progress.complete + progress.failed
@@ -58,7 +58,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         self._console.print(self._line(), soft_wrap=True, highlight=False)
 
     def _line(self) -> str:
-        progress, workers = self._last
+        progress = self._last
         done = progress.complete + progress.failed
         elapsed = time.monotonic() - self._started
         rate = (done - self._done_before) / elapsed
@@ -66,8 +66,8 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         if rate > 0:
             parts.append(f"{60 * rate:.0f}/min")
             parts.append(f"{_duration((progress.total - done) / rate)} left")
-        parts += [f"{progress.diverged} diverged", f"{progress.failed} failed"]
-        return " · ".join([*parts, f"{workers} workers"])
+        parts += [f"{progress.running} running", f"{progress.diverged} diverged"]
+        return " · ".join([*parts, f"{progress.failed} failed"])
 
 
 def _duration(seconds: float) -> str:

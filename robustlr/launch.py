@@ -40,7 +40,9 @@ def slots(devices: str | None, processes: int | None) -> list[Slot]:
     gpus = [] if devices == "cpu" or processes is not None else _gpus(devices)
     if gpus:
         return [Slot("cuda", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     count = processes or cores
     threads = str(max(1, cores // count))
     return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads})] * count
@@ -65,8 +67,8 @@ def _gpus(devices: str | None) -> list[str]:
 class Display(Protocol):
     """What shows a study's progress while its workers run."""
 
-    def update(self, progress: Progress, workers: int) -> None:
-        """Show the counts and the number of live workers."""
+    def update(self, progress: Progress) -> None:
+        """Show the counts."""
 
 
 @dataclass
@@ -100,11 +102,22 @@ def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display
         while workers:
             time.sleep(POLL_SECONDS)
             workers = _survivors(storage, url, name, workers)
-            display.update(storage.progress(name), len(workers))
+            display.update(storage.progress(name))
     finally:
         _stop(workers)
         storage.give_back_orphans(name)
         signal.signal(signal.SIGTERM, before)
+
+
+def watch(storage: Storage, name: str) -> None:
+    """Show the study's progress, whoever runs it, until no trial waits or runs."""
+    from robustlr.display import ProgressDisplay
+
+    with ProgressDisplay(progress := storage.progress(name)) as display:
+        while progress.waiting or progress.running:
+            time.sleep(POLL_SECONDS)
+            progress = storage.progress(name)
+            display.update(progress)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -112,7 +125,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _start(slot: Slot, url: str, name: str, restarts: int = 0) -> _Worker:
-    log = tempfile.TemporaryFile()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
     process = subprocess.Popen(
         [sys.executable, "-m", "robustlr.worker", name, slot.device],
         env={**os.environ, **slot.environment, "ROBUSTLR_STORAGE": url},

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 Value = bool | int | float | str
 Point = dict[str, Value]
@@ -37,27 +44,34 @@ class Span(Frozen):
         if (self.log is None) == (self.linear is None):
             raise ValueError("give exactly one of log = [low, high] and linear = [low, high]")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"[{self.low:g}, {self.high:g}] is no interval: low must be below high")
+            raise ValueError(
+                f"[{self.low:g}, {self.high:g}] is no interval: low must be below high"
+            )
         if self.is_log and self.low <= 0:
             raise ValueError(f"a log interval must start above 0, not at {self.low:g}")
         return self
 
     @property
     def is_log(self) -> bool:
+        """Whether equal ratios, not equal differences, are equally far apart."""
         return self.log is not None
 
     @property
     def low(self) -> float:
+        """The lower end."""
         return (self.log or self.linear or (0.0, 0.0))[0]
 
     @property
     def high(self) -> float:
+        """The upper end."""
         return (self.log or self.linear or (0.0, 0.0))[1]
 
     def grid(self) -> tuple[Value, ...]:
         """Return the grid values from low to high."""
         if self.points is None:
-            raise ValueError("a grid needs the number of points, as in { log = [1e-4, 1], points = 5 }")
+            raise ValueError(
+                "a grid needs the number of points, as in { log = [1e-4, 1], points = 5 }"
+            )
         return tuple(self.at(position) for position in np.linspace(0, 1, self.points))
 
     def at(self, position: float) -> float:
@@ -87,6 +101,7 @@ class Choices(Frozen):
 
     @property
     def is_numeric(self) -> bool:
+        """Whether all values are numbers."""
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
 
     def grid(self) -> tuple[Value, ...]:
@@ -132,5 +147,7 @@ def _positions(design: Design, count: int, dimensions: int) -> np.ndarray:
 
     # A Sobol sequence is balanced in powers of two only: make one, use its beginning.
     exponent = math.ceil(math.log2(count)) if count > 1 else 0
-    positions: np.ndarray = qmc.Sobol(dimensions, rng=np.random.default_rng(0)).random_base2(exponent)
+    positions: np.ndarray = qmc.Sobol(dimensions, rng=np.random.default_rng(0)).random_base2(
+        exponent
+    )
     return positions[:count]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 import sqlalchemy as sa
+from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from robustlr.errors import UserError, unknown
@@ -40,7 +41,6 @@ from robustlr.tables import (
     distribution,
     insert_attributes,
     insert_trials,
-    models,
     now,
     read_attributes,
     read_point,
@@ -49,8 +49,6 @@ from robustlr.task import Config, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEFAULT_URL = "sqlite:///robustlr.db"
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class Progress:
 
     @property
     def total(self) -> int:
+        """All trials of the study."""
         return self.waiting + self.running + self.complete + self.failed
 
 
@@ -122,6 +121,10 @@ class Storage:
         if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
             reason = " ".join(str(context.original_exception).split())
             raise UserError(f"the database {self.shown_url} does not work: {reason}")
+
+    def as_optuna(self) -> optuna.storages.BaseStorage:
+        """Return the same database as Optuna's storage, for its dashboard and samplers."""
+        return optuna.storages.get_storage(self.engine.url.render_as_string(hide_password=False))
 
     def _create_tables(self, url: sa.URL, options: dict[str, Any]) -> None:
         full_url = url.render_as_string(hide_password=False)
@@ -215,7 +218,7 @@ class Storage:
             .where(ours, ATTRIBUTES.c.key == "diverged")
         )
         with self.engine.connect() as connection:
-            counts = {state: count for state, count in connection.execute(by_state)}
+            counts = {row.state: row[1] for row in connection.execute(by_state)}
             return Progress(
                 waiting=counts.get(TrialState.WAITING, 0),
                 running=counts.get(TrialState.RUNNING, 0),
@@ -265,7 +268,7 @@ class Storage:
             cell, description = describe_cell(connection, trial_id)
             attributes = read_attributes(connection, trial_id)
             point = read_point(connection, trial_id)
-        if description["space"] and attributes["role"] == "design":
+        if attributes["role"] == "adaptive":
             point = self._sample(cell, trial_id, SPACES.validate_python(description["space"]))
         config = Config(
             task=description["task"],
@@ -279,14 +282,9 @@ class Storage:
 
     def _sample(self, cell: str, trial_id: int, space: Mapping[str, Span | Choices]) -> Point:
         """Let TPE choose the point of a running trial; a point chosen before a crash is kept."""
-        storage = optuna.storages.RDBStorage(
-            self.engine.url.render_as_string(hide_password=False),
-            skip_compatibility_check=True,
-            skip_table_creation=True,
-        )
         # Running trials count as bad ones, so that workers at the same time look at different places.
         sampler = optuna.samplers.TPESampler(seed=trial_id, constant_liar=True)
-        study = optuna.load_study(study_name=cell, storage=storage, sampler=sampler)
+        study = optuna.load_study(study_name=cell, storage=self.as_optuna(), sampler=sampler)
         trial = optuna.Trial(study, trial_id)
         default = study.user_attrs["robustlr"]["default"]
         return {
@@ -310,7 +308,11 @@ class Storage:
         """Store the trial's result; return False if another worker owns the trial by now."""
         kind = models.TrialValueModel.TrialValueType.FINITE
         row = {"objective": 0, "value": outcome.value, "value_type": kind}
-        known = {"initial": outcome.initial, "test_value": outcome.test_value, "steps": outcome.steps}
+        known = {
+            "initial": outcome.initial,
+            "test_value": outcome.test_value,
+            "steps": outcome.steps,
+        }
         attributes: dict[str, Any] = {"result": {**known, **provenance}}
         if outcome.diverged:
             attributes["diverged"] = True
@@ -362,7 +364,6 @@ class Storage:
         )
         with self.engine.connect() as connection:
             return {json.loads(reason): count for reason, count in connection.execute(query)}
-
 
 
 def _parse_url(url: str) -> sa.URL:

@@ -17,7 +17,8 @@ from robustlr.registry import load_optimizer, load_task, studies
 from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
 from robustlr.task import Config
 
-Role = Literal["design", "default", "confirm"]
+Role = Literal["design", "adaptive", "default"]
+"""Why a trial is run: at a point decided in advance, at one that ``tpe`` chooses, or out of the box."""
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Values = Annotated[tuple[Value, ...], Field(strict=False, min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -64,7 +65,9 @@ class Study(Frozen):
         if self.design == "grid" and self.points is not None:
             raise ValueError(f"points = {self.points}: a grid takes its points from its values")
         if self.design != "grid" and self.points is None:
-            raise ValueError(f'design = "{self.design}": points, the number of points a cell, is missing')
+            raise ValueError(
+                f'design = "{self.design}": points, the number of points a cell, is missing'
+            )
         return self
 
     @property
@@ -110,9 +113,15 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The name of the Optuna study, ``study/task/optimizer[/condition]``."""
         parts = [self.study.name, self.task, self.optimizer.name]
         if self.conditions:
-            parts.append(",".join(f"{k}={v if isinstance(v, str) else _toml(v)}" for k, v in self.conditions.items()))
+            parts.append(
+                ",".join(
+                    f"{k}={v if isinstance(v, str) else _toml(v)}"
+                    for k, v in self.conditions.items()
+                )
+            )
         return "/".join(parts)
 
     def config(self, point: Point, seed: int) -> Config:
@@ -134,7 +143,7 @@ class Cell:
         entry = load_optimizer(self.optimizer.target)
         known = {**entry.arguments, **entry.default, **self.optimizer.default}
         return {
-            name: space.values[0] if _is_fixed(space) else known[name]
+            name: space.at(0) if _is_fixed(space) else known[name]
             for name, space in self.optimizer.space.items()
         }
 
@@ -143,15 +152,16 @@ class Cell:
         study = self.study
         seeds = range(study.seeds)
         default = self.default_point()
-        design: list[Point | None] = [None] * (study.points or 0)  # tpe chooses points as it goes
-        if study.design != "tpe":
+        role: Role = "adaptive" if study.design == "tpe" else "design"
+        design: list[Point | None] = [None] * (study.points or 0)
+        if role == "design":
             design = [*points(self.optimizer.space, study.design, study.points or 0)]
         return [
             trial
             for seed in seeds
             for trial in (
                 Planned("default", seed, default),
-                *(Planned("design", seed, point) for point in design),
+                *(Planned(role, seed, point) for point in design),
             )
         ]
 
@@ -311,8 +321,10 @@ def _sentence(error: Any) -> str:
     if kind == "too_short":
         return f"{key} is empty: it needs at least one value"
     if kind == "literal_error":
-        valid = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return f"{shown}: {did_you_mean(str(value), valid)}"
+        names = [
+            word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")
+        ]
+        return f"{shown}: {did_you_mean(str(value), names)}"
     if kind in _KINDS:
         return f"{shown}: this must be {_KINDS[kind]}"
     message = error["msg"].removeprefix("Value error, ")

@@ -48,7 +48,6 @@ STUDIES = sa.Table(
 SPACES: TypeAdapter[dict[str, Span | Choices]] = TypeAdapter(dict[str, Space])
 
 
-
 def now() -> datetime:
     """Return the time as Optuna 5 stores it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
@@ -115,7 +114,7 @@ def _insert_cell(connection: sa.Connection, cell: Cell) -> int:
         "direction": task.direction,
         "worst": task.worst,
         "default": cell.default_point(),
-        "space": SPACES.dump_python(cell.optimizer.space) if cell.study.design == "tpe" else None,
+        "space": SPACES.dump_python(cell.optimizer.space),
     }
     row = {"study_id": cell_id, "key": "robustlr", "value_json": json.dumps(description)}
     connection.execute(sa.insert(CELL_ATTRIBUTES), row)
@@ -176,7 +175,9 @@ def read_attributes(connection: sa.Connection, trial_id: int) -> dict[str, Any]:
 def read_point(connection: sa.Connection, trial_id: int) -> Point:
     """Return a trial's hyperparameters."""
     query = sa.select(PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json)
-    rows = connection.execute(query.where(PARAMS.c.trial_id == trial_id).order_by(PARAMS.c.param_id))
+    rows = connection.execute(
+        query.where(PARAMS.c.trial_id == trial_id).order_by(PARAMS.c.param_id)
+    )
     return {name: external_value(stored_as, value) for name, value, stored_as in rows}
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from robustlr.errors import UserError, unknown
@@ -23,9 +23,13 @@ Report = Callable[[int, float], None]
 """Called as ``report(step, value)`` with the tuning metric during training."""
 
 
+CONDITIONS = ("warmup", "batch_size", "schedule")
+"""The factors that a study can compare without tuning them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a task is run. Every field is also the name of a condition that overrides it.
+    """How large a task is run; the fields named in ``CONDITIONS`` can be conditions of a study.
 
     ``warmup`` is the share of the steps with linear warmup; the condition ``warmup = true`` means
     the scale's own share and ``false`` means none.
@@ -39,6 +43,7 @@ class Scale:
 
     @property
     def warmup_steps(self) -> int:
+        """The number of steps with a rising learning rate."""
         return round(self.warmup * self.steps)
 
 
@@ -90,8 +95,7 @@ class Outcome:
 class Task(ABC):
     """A training problem with a metric.
 
-    ``worst`` is what a diverged run is worth: the value of a model that learnt nothing. Conditions
-    beyond the fields of ``Scale`` are listed in ``conditions`` with their allowed values.
+    ``worst`` is what a diverged run is worth: the value of a model that learnt nothing.
     """
 
     name: str
@@ -115,8 +119,8 @@ class Task(ABC):
             raise unknown(f"scale of {self.name}", config.scale, self.scales)
         scale = self.scales[config.scale]
         for name, value in config.conditions.items():
-            if name not in {f.name for f in fields(Scale)}:
-                raise unknown(f"condition of {self.name}", name, [f.name for f in fields(Scale)])
+            if name not in CONDITIONS:
+                raise unknown(f"condition of {self.name}", name, CONDITIONS)
             scale = replace(scale, **{name: _condition(scale, name, value)})
         return scale
 
@@ -135,7 +139,9 @@ def _condition(scale: Scale, name: str, value: Value) -> Any:
     """Return the value of a scale's field under a condition, checked."""
     if name == "warmup" and isinstance(value, bool):
         if value and scale.warmup == 0:
-            raise UserError("conditions.warmup = true, but the task's scale has no warmup; give a share")
+            raise UserError(
+                "conditions.warmup = true, but the task's scale has no warmup; give a share"
+            )
         return scale.warmup if value else 0.0
     if name == "warmup" and isinstance(value, int | float) and 0 <= value < 1:
         return float(value)
@@ -147,7 +153,9 @@ def _condition(scale: Scale, name: str, value: Value) -> Any:
         "warmup": "true, false, or a share of the steps below 1",
         "schedule": ", ".join(ScheduleName.__args__),  # type: ignore[attr-defined]
     }
-    raise UserError(f"conditions.{name} = {json.dumps(value)}: it takes {allowed.get(name, 'a positive integer')}")
+    raise UserError(
+        f"conditions.{name} = {json.dumps(value)}: it takes {allowed.get(name, 'a positive integer')}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,12 @@ def _add_attributes(
 def _add_hyperparameters(
     connection: sa.Connection, ours: sa.ColumnElement[bool], rows: dict[int, dict[str, Any]]
 ) -> list[str]:
-    columns = PARAMS.c.trial_id, PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json
+    columns = (
+        PARAMS.c.trial_id,
+        PARAMS.c.param_name,
+        PARAMS.c.param_value,
+        PARAMS.c.distribution_json,
+    )
     names: dict[str, None] = {}
     query = sa.select(*columns).join(TRIALS).where(ours).order_by(PARAMS.c.param_id)
     for trial_id, name, value, stored_as in connection.execute(query):

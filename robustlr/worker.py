@@ -67,6 +67,7 @@ class Reporter:
         self._flushed = time.monotonic()
 
     def __call__(self, step: int, value: float) -> None:
+        """Take one value; it is written with others."""
         self._waiting.append((step, value))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             with self._signals.interruptible(False):

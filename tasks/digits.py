@@ -36,7 +36,7 @@ def _cross_entropy(model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
 
 def _error(model: "torch.nn.Module", split: Batch) -> float:
     wrong = model(split.inputs).argmax(dim=-1) != split.targets
-    return wrong.float().mean().item()
+    return float(wrong.float().mean())
 
 
 def _shift(batch: Batch, generator: "torch.Generator") -> Batch:

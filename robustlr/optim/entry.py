@@ -64,7 +64,7 @@ def entry_of_class(optimizer: Callable[..., optim.Optimizer], name: str) -> Entr
 
     Such an entry has no search space of its own: the study gives one.
     """
-    entry = Entry(
+    return Entry(
         optimizer=optimizer,
         summary=(inspect.getdoc(optimizer) or name).splitlines()[0],
         paper="",
@@ -72,4 +72,3 @@ def entry_of_class(optimizer: Callable[..., optim.Optimizer], name: str) -> Entr
         default_source=f"the defaults of {name}",
         space={},
     )
-    return entry

@@ -55,7 +55,9 @@ class Nero(Optimizer):
         for parameter in group["params"]:
             weight = as_rows(parameter)
             if has_fan_in(parameter):
-                projected = rules.project(weight, center=group["center"], normalize=group["normalize"])
+                projected = rules.project(
+                    weight, center=group["center"], normalize=group["normalize"]
+                )
                 parameter.copy_(projected.reshape(parameter.shape))
                 weight = as_rows(parameter)
             norm = rules.row_norm(weight)
@@ -82,7 +84,9 @@ class Nero(Optimizer):
                     self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+    def _update(
+        self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+    ) -> None:
         state = self.state[parameter]
         state["step"] += 1
         constrained = has_fan_in(parameter)

@@ -15,7 +15,8 @@ Hyperparameter = float | Tensor
 
 def row_norm(rows: Tensor) -> Tensor:
     """Return the Euclidean norm of every neuron, ``[trials, neurons, 1]``."""
-    return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return norm
 
 
 def _divided(rows: Tensor, divisor: Tensor) -> Tensor:

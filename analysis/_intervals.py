@@ -1,0 +1,51 @@
+"""Intervals at the 95 % level. With one seed there is none: the bounds are NaN."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def mean_interval(values: pd.Series) -> tuple[float, float, float]:
+    """Return the mean of independent values and Student's interval around it."""
+    values = values.dropna()
+    if len(values) == 0:
+        return (float("nan"),) * 3
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, float("nan"), float("nan")
+    half = _quantile(len(values)) * float(values.sem())
+    return mean, mean - half, mean + half
+
+
+def jackknife(
+    statistic: Callable[[pd.DataFrame], float], by_seed: pd.DataFrame
+) -> tuple[float, float, float]:
+    """Return a statistic of a points × seeds table and its interval over seeds.
+
+    The seeds (columns) are left out one at a time; the pseudo-values give Student's interval
+    (Tukey). It holds for smooth statistics; one that picks a best point is only roughly covered.
+    """
+    estimate = statistic(by_seed)
+    count = by_seed.shape[1]
+    if count < 2:
+        return estimate, float("nan"), float("nan")
+    without = np.array([statistic(by_seed.drop(columns=seed)) for seed in by_seed.columns])
+    pseudo = count * estimate - (count - 1) * without
+    half = _quantile(count) * float(pseudo.std(ddof=1)) / np.sqrt(count)
+    return estimate, estimate - half, estimate + half
+
+
+def share_interval(hits: int, total: int) -> tuple[float, float, float]:
+    """Return the share of hits and Wilson's interval."""
+    if total == 0:
+        return (float("nan"),) * 3
+    bounds = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
+    return hits / total, float(bounds.low), float(bounds.high)
+
+
+def _quantile(count: int) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))

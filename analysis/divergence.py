@@ -1,0 +1,35 @@
+"""How often does training fail?
+
+The share of the design's runs that diverged (a loss that is not finite, or beyond the task's bound),
+and the share that learnt nothing, the diverged among them: runs that made less than 1 % of the best
+run's gain over the worst value. Wilson's interval treats runs as independent.
+
+Limits: the shares depend on the ranges searched.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from robustlr.analysis._cells import cells, counts, of_role
+from robustlr.analysis._intervals import share_interval
+from robustlr.analysis._plots import draw_intervals
+
+TITLE = "Failed training runs"
+MARGIN = 0.01
+
+
+def compute(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a cell with ``useless``, ``low`` and ``high``, and the share ``diverged``."""
+    rows = []
+    for key, cell in cells(of_role(trials, "design", "adaptive")):
+        worst = float(cell["worst_loss"].iloc[0])
+        useless = int((cell["loss"] >= worst - MARGIN * (worst - cell["loss"].min())).sum())
+        estimate = share_interval(useless, len(cell))
+        shares = dict(zip(("useless", "low", "high"), estimate, strict=True))
+        rows.append(key | shares | {"runs": len(cell)} | counts(cell))
+    return pd.DataFrame(rows)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Draw the shares of useless runs."""
+    return draw_intervals(table, "useless", "share of runs that learnt nothing")

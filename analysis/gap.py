@@ -1,0 +1,62 @@
+"""How far is the out-of-the-box setting from the tuned one?
+
+For each seed, the loss of the default setting minus that of the tuned setting with the same initial
+weights and batches, averaged over seeds with Student's interval; positive means that tuning helps.
+The tuned setting of a seed is chosen on the *other* seeds, so that it is not rewarded for its luck
+on the one it is judged on. ``gap`` is in the metric's unit, ``gap_share`` is its share of what there
+is to gain.
+
+Limits: both are judged on validation data, on which the setting was chosen too (with other seeds).
+With a single seed the choice and the judgement share it, the gap is too large, and there is no
+interval.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from robustlr.analysis._cells import cells, counts, of_role, point_by_seed, shown_setting
+from robustlr.analysis._intervals import mean_interval
+from robustlr.analysis._plots import draw_intervals
+
+TITLE = "Out-of-the-box gap"
+
+
+def compute(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a cell that has both arms, with ``gap``, ``low`` and ``high``."""
+    rows = []
+    for key, cell in cells(trials):
+        default, design = of_role(cell, "default"), of_role(cell, "design", "adaptive")
+        if default.empty or design.empty:
+            continue
+        by_seed = point_by_seed(design)
+        best = by_seed.mean(axis=1).min()
+        gaps = default.groupby("seed")["loss"].mean() - _tuned(by_seed)
+        estimate = mean_interval(gaps)
+        available = float(cell["worst_loss"].iloc[0]) - best
+        rows.append(
+            key
+            | dict(zip(("gap", "low", "high"), estimate, strict=True))
+            | {"gap_share": estimate[0] / available if available > 0 else float("nan")}
+            | {
+                "best_setting": shown_setting(
+                    list(by_seed.index.names), by_seed.mean(axis=1).idxmin()
+                )
+            }
+            | counts(design)
+            | {"seeds": int(gaps.notna().sum())}
+        )
+    return pd.DataFrame(rows)
+
+
+def _tuned(by_seed: pd.DataFrame) -> pd.Series:
+    """Return each seed's loss at the setting that is best on the other seeds."""
+    tuned = {}
+    for seed in by_seed:
+        others = by_seed.drop(columns=seed) if by_seed.shape[1] > 1 else by_seed
+        tuned[seed] = by_seed.loc[others.mean(axis=1).idxmin(), seed]
+    return pd.Series(tuned)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Draw the gaps in the metric's unit."""
+    return draw_intervals(table, "gap", "default minus tuned (0 needs no tuning)")

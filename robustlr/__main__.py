@@ -1,0 +1,5 @@
+"""``python -m robustlr`` is the command line."""
+
+from robustlr.cli import main
+
+main()

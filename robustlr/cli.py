@@ -1,0 +1,312 @@
+"""The command line: thin commands; what they do is imported when they run."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustlr.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from robustlr.storage import Storage
+    from robustlr.study import Study
+
+app = typer.Typer(
+    help="Measure what an optimizer costs to tune: studies, workers, reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+study_app = typer.Typer(help="Create, list, show and delete studies.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+Url = Annotated[
+    str,
+    typer.Option(
+        "--storage", envvar="ROBUSTLR_STORAGE", help="Database, sqlite:/// or postgresql://."
+    ),
+]
+Source = Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")]
+Name = Annotated[str, typer.Argument(help="The study's name in the database.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Processes = Annotated[int | None, typer.Option(min=1, help="CPU workers; default: one a core.")]
+Devices = Annotated[
+    str | None, typer.Option(help='"all", "cpu", or GPU numbers as in "0,2"; one worker each.')
+]
+Only = Annotated[list[str] | None, typer.Option(help="An analysis to write; may be repeated.")]
+DEFAULT_URL = "sqlite:///robustlr.db"
+
+
+@app.command()
+def run(
+    study: Source,
+    storage: Url = DEFAULT_URL,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: report/NAME.")] = None,
+    processes: Processes = None,
+    devices: Devices = None,
+) -> None:
+    """Create a study, run it on this machine and write its report."""
+    found = _create(study, storage)
+    _work(found.name, storage, processes, devices)
+    _report(found.name, storage, out, [])
+
+
+@study_app.command()
+def create(study: Source, storage: Url = DEFAULT_URL) -> None:
+    """Store a study and queue all its trials; doing it twice is harmless."""
+    _create(study, storage)
+
+
+@study_app.command("list")
+def list_studies(storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the studies in the database."""
+    database = _open(storage)
+    rows = []
+    for name in database.study_names():
+        progress = database.progress(name)
+        cells = sum(1 for _ in database.load_study(name).cells())
+        rows.append({"name": name, "cells": cells, "trials": progress.total, **vars(progress)})
+    _print_rows(rows, as_json)
+
+
+@study_app.command()
+def show(name: Name, storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show a stored study: what it asks, its cells and its trials."""
+    study = _open(storage).load_study(name)
+    if as_json:
+        print(json.dumps({**study.model_dump(), "hash": study.hash}))
+        return
+    for key, value in study.model_dump(exclude={"optimizers"}, exclude_none=True).items():
+        print(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    print(f"hash: {study.hash}")
+    for optimizer in study.optimizers.values():
+        print(f"{optimizer.name} ({optimizer.target})")
+        for hyperparameter, space in optimizer.model_dump(exclude_none=True)["space"].items():
+            print(f"  {hyperparameter}: {json.dumps(space)}")
+    trials = [len(cell.trials()) for cell in study.cells()]
+    print(f"{len(trials)} cells, {sum(trials)} trials")
+
+
+@study_app.command()
+def delete(
+    name: Name,
+    storage: Url = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study with all its trials."""
+    database = _open(storage)
+    progress = database.progress(database.load_study(name).name)
+    if not yes and not typer.confirm(f"Delete {name} with {progress.complete} finished trials?"):
+        raise UserError(f"{name} was not deleted")
+    database.delete_study(name)
+    print(f"deleted {name}")
+
+
+@app.command()
+def worker(
+    name: Name,
+    storage: Url = DEFAULT_URL,
+    processes: Processes = None,
+    devices: Devices = None,
+) -> None:
+    """Run a study's waiting trials until none waits; start it on as many machines as you like."""
+    _work(name, storage, processes, devices)
+
+
+@app.command()
+def status(
+    name: Name,
+    storage: Url = DEFAULT_URL,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until nothing waits or runs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a study is, and why trials failed."""
+    database = _open(storage)
+    database.load_study(name)
+    if watch:
+        from robustlr.launch import watch as watch_study
+
+        watch_study(database, name)
+    progress = database.progress(name)
+    row = {"name": name, "trials": progress.total, **vars(progress)}
+    failures = database.failures(name)
+    if as_json:
+        print(json.dumps({**row, "failures": failures}))
+        return
+    _print_rows([row], as_json)
+    for reason, count in failures.items():
+        print(f"{count} failed: {reason}")
+
+
+@app.command()
+def report(
+    name: Name,
+    storage: Url = DEFAULT_URL,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: report/NAME.")] = None,
+    only: Only = None,
+) -> None:
+    """Write a study's tables, pictures and HTML report."""
+    _report(name, storage, out, only or [])
+
+
+@app.command()
+def heatmap(
+    name: Name,
+    storage: Url = DEFAULT_URL,
+    optimizer: Annotated[str | None, typer.Option(help="One optimizer; default: all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path(),
+) -> None:
+    """Draw sensitivity heatmaps over two hyperparameters."""
+    from robustlr.analysis import heatmap as module
+    from robustlr.report import pictures
+
+    table = module.compute(_open(storage).trials(name))
+    if table.empty:
+        raise UserError(
+            f'study "{name}" has no heatmap: it needs finished trials of a grid, random or sobol '
+            "design with two hyperparameters"
+        )
+    if optimizer is not None:
+        drawn = list(table["optimizer"].unique())
+        if optimizer not in drawn:
+            raise unknown("optimizer with a heatmap", optimizer, drawn)
+        table = table[table["optimizer"] == optimizer]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for picture in pictures("heatmap", module, table):
+            (out / picture.file).write_bytes(picture.png)
+            print(out / picture.file)
+    except OSError as error:
+        raise UserError(f"no picture can be written to {out}: {error.strerror}") from error
+
+
+@app.command()
+def dashboard(
+    storage: Url = DEFAULT_URL,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port on the loopback address.")
+    ] = 8080,
+) -> None:
+    """Serve Optuna's dashboard on this machine's loopback address; it has no password."""
+    import optuna_dashboard
+
+    database = _open(storage).as_optuna()
+    print(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+    try:
+        optuna_dashboard.run_server(database, host="127.0.0.1", port=port)
+    except OSError as error:
+        raise UserError(f"port {port} cannot be used: {error.strerror}; try --port") from error
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks that a study can name."""
+    from robustlr.registry import tasks as registered
+
+    _print_rows(
+        [
+            {
+                "name": task.name,
+                "metric": task.metric,
+                "direction": task.direction,
+                "worst": task.worst,
+                "scales": ", ".join(task.scales),
+                "summary": task.summary,
+            }
+            for task in registered().values()
+        ],
+        as_json,
+    )
+
+
+@app.command()
+def optimizers(as_json: AsJson = False) -> None:
+    """List the optimizers that a study can name, their defaults and where those come from."""
+    from robustlr.registry import optimizers as registered
+
+    _print_rows(
+        [
+            {
+                "name": name,
+                "summary": entry.summary,
+                "default": ", ".join(f"{k}={v}" for k, v in entry.default.items()),
+                "default source": entry.default_source,
+                "paper": entry.paper,
+            }
+            for name, entry in registered().items()
+        ],
+        as_json,
+    )
+
+
+def _open(url: str, *, create: bool = False) -> "Storage":
+    from robustlr.storage import Storage
+
+    return Storage(url, create=create)
+
+
+def _create(source: str, url: str) -> "Study":
+    from robustlr.study import load_study
+
+    study = load_study(source)
+    database = _open(url, create=True)
+    new = database.create_study(study)
+    total = database.progress(study.name).total
+    print(f"{study.name}: {total} trials {'queued' if new else 'are in the database already'}")
+    return study
+
+
+def _work(name: str, url: str, processes: int | None, devices: str | None) -> None:
+    from robustlr.display import ProgressDisplay
+    from robustlr.launch import launch, slots
+
+    database = _open(url)
+    database.load_study(name)
+    where = slots(devices, processes)
+    with ProgressDisplay(database.progress(name)) as display:
+        launch(database, url, name, where, display)
+    failures = database.failures(name)
+    for reason, count in failures.items():
+        print(f"robustlr: {count} failed: {reason}", file=sys.stderr)
+
+
+def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:
+    from robustlr.report import write_report
+
+    database = _open(url)
+    trials = database.trials(name)
+    page = write_report(
+        trials, out or Path("report", name), study=database.load_study(name), only=only
+    )
+    print(f"report: {page}")
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as JSON or as a table whose columns are as wide as their values."""
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        return
+    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one sentence on standard error, exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"robustlr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("robustlr: stopped; running trials are back in the queue", file=sys.stderr)
+        sys.exit(130)

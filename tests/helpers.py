@@ -1,0 +1,68 @@
+"""Studies and tasks that tests share. Workers import this module to find the tasks."""
+
+import os
+import time
+from pathlib import Path
+
+from robustlr.study import Study, load_study
+from robustlr.task import Config, FunctionTask, Report, Scale
+
+ROOT = Path(__file__).parent.parent
+
+
+def study_from(folder: Path, text: str) -> Study:
+    """Return the study of a TOML text; name and one cheap task are added if it has none."""
+    if "tasks" not in text:
+        text = 'tasks = ["digits-mlp"]\n' + text
+    if "name" not in text:
+        text = 'name = "test"\n' + text
+    path = folder / "test.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_study(path)
+
+
+def _counted(config: Config, report: Report) -> float:
+    """One step; its line in a log counts the run without the database's help."""
+    with open(os.environ["RUN_LOG"], "a", encoding="utf-8") as log:
+        log.write(f"{config.seed} {config.hyperparameters['lr']!r}\n")
+    report(1, 0.5)
+    return 0.5
+
+
+def _slow(config: Config, report: Report) -> float:
+    """Report for ten seconds: long enough to be stopped in the middle."""
+    for step in range(100):
+        time.sleep(0.1)
+        report(step, 0.5)
+    return 0.5
+
+
+def _broken(config: Config, report: Report) -> float:
+    if config.seed == 0:
+        raise RuntimeError("the machine is on fire")
+    return 0.25
+
+
+def _deadly(config: Config, report: Report) -> float:
+    """Kill the process on its first run of seed 0, as the kernel does when memory runs out."""
+    marker = Path(os.environ["RUN_LOG"])
+    if config.seed == 0 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), 9)
+    return 0.25
+
+
+def _nan(config: Config, report: Report) -> float:
+    return float("nan")
+
+
+def _task(name: str, function: object, **more: object) -> FunctionTask:
+    values = {"name": name, "summary": name, "metric": "loss", "worst": 1.0, **more}
+    return FunctionTask(function=function, **values)  # type: ignore[arg-type]
+
+
+counted = _task("counted", _counted)
+slow = _task("slow", _slow)
+broken = _task("broken", _broken)
+deadly = _task("deadly", _deadly)
+nan = _task("nan", _nan, scales={"small": Scale(steps=1, batch_size=1, warmup=0.1)})

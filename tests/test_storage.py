@@ -1,0 +1,262 @@
+import multiprocessing as mp
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from robustlr.errors import UserError
+from robustlr.storage import Progress, Storage, worker_name
+from robustlr.study import Study, load_study
+from robustlr.task import Outcome
+from robustlr.tidy import COLUMNS
+from tests.helpers import study_from
+
+STUDY = """
+seeds = 2
+[conditions]
+warmup = [true, false]
+[optimizers.adamw]
+lr = { log = [0.001, 0.1], points = 3 }
+weight_decay = [0.0, 0.1]
+amsgrad = [true, false]
+[optimizers.nero]
+lr = [0.01, 0.1]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return study_from(tmp_path, STUDY)
+
+
+def test_creating_a_study_queues_every_trial_once(storage: Storage, study: Study) -> None:
+    planned = sum(len(cell.trials()) for cell in study.cells())
+    assert storage.create_study(study) is True
+    assert storage.progress(study.name) == Progress(planned, 0, 0, 0, 0)
+    assert storage.create_study(study) is False
+    assert storage.progress(study.name).total == planned
+    assert storage.load_study(study.name) == study
+
+
+def test_a_different_study_of_that_name_is_refused(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    with pytest.raises(UserError, match="seeds: 2 → 3") as caught:
+        storage.create_study(study.model_copy(update={"seeds": 3}))
+    assert "robustlr study delete test" in str(caught.value)
+    assert storage.load_study(study.name) == study
+
+
+def _create(url: str, study: Study, results: "mp.Queue[bool]") -> None:
+    results.put(Storage(url, create=True).create_study(study))
+
+
+def test_eight_processes_can_create_the_same_study_in_an_empty_database(
+    url: str, study: Study
+) -> None:
+    context = mp.get_context("spawn")
+    results: mp.Queue[bool] = context.Queue()
+    processes = [context.Process(target=_create, args=(url, study, results)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert sum(results.get() for _ in range(8)) == 1
+    planned = sum(len(cell.trials()) for cell in study.cells())
+    assert Storage(url).progress(study.name).total == planned
+
+
+def test_a_claim_holds_the_planned_trial(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    claims = []
+    while (claim := storage.claim(study.name, "me:1:cpu")) is not None:
+        claims.append(claim)
+    planned = [
+        (cell.name, cell.config(trial.point or {}, trial.seed))
+        for cell in study.cells()
+        for trial in cell.trials()
+    ]
+    assert sorted(map(str, ((c.cell, c.config) for c in claims))) == sorted(map(str, planned))
+    assert [c.config.seed for c in claims] == sorted(c.config.seed for c in claims)
+
+
+def test_results_come_back_in_the_tidy_table(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    name = study.name
+    while (claim := storage.claim(name, "me:1:cpu")) is not None:
+        storage.report(claim, [(1, 0.75), (2, float("nan"))])
+        outcome = Outcome(value=0.5, initial=1.0, test_value=0.25, steps=2)
+        outcome = replace(outcome, diverged=claim.config.optimizer == "nero")
+        assert storage.complete(claim, outcome, {"seconds": 1.5, "device": "cpu"})
+    progress = storage.progress(name)
+    table = storage.trials(name)
+    assert progress.complete == progress.total == len(table)
+    assert progress.diverged == int(table["diverged"].sum()) == 2 * 2 * 3
+    assert list(table) == [*COLUMNS, "lr", "weight_decay", "amsgrad", "warmup"]
+    row = table[(table["optimizer"] == "adamw") & (table["role"] == "design")].iloc[0]
+    expected = {"study": "test", "task": "digits-mlp", "value": 0.5, "test_value": 0.25}
+    expected |= {"initial": 1.0, "steps": 2, "seconds": 1.5, "worst": 0.9, "lr": 0.001}
+    assert {key: row[key] for key in expected} == expected
+    assert {type(value) for value in table["amsgrad"].dropna()} == {bool}
+    assert table[table["optimizer"] == "nero"]["weight_decay"].isna().all()
+
+
+def test_an_unfinished_study_has_an_empty_table(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    assert list(storage.trials(study.name)) == list(COLUMNS)
+
+
+def test_optuna_reads_what_we_write(storage: Storage, study: Study) -> None:
+    """The contract with Optuna's tables: its own reader sees the same trials."""
+    storage.create_study(study)
+    claim = storage.claim(study.name, "me:1:cpu")
+    assert claim is not None
+    storage.report(claim, [(1, 0.75), (2, float("inf"))])
+    storage.complete(claim, Outcome(value=0.5, diverged=True), {"seconds": 1.5})
+    found = optuna.load_study(study_name=claim.cell, storage=storage.as_optuna())
+    assert found.direction == optuna.study.StudyDirection.MINIMIZE
+    trials = found.trials
+    cell = next(cell for cell in study.cells() if cell.name == claim.cell)
+    assert [t.number for t in trials] == list(range(len(cell.trials())))
+    assert [t.params for t in trials] == [planned.point for planned in cell.trials()]
+    assert [t.user_attrs["seed"] for t in trials] == [p.seed for p in cell.trials()]
+    assert found.best_value == 0.5
+    done = next(t for t in trials if t.state == optuna.trial.TrialState.COMPLETE)
+    assert done.intermediate_values == {1: 0.75, 2: float("inf")}
+    assert done.user_attrs["diverged"] is True
+    assert done.duration is not None
+    for name in ("lr", "weight_decay", "amsgrad"):
+        assert len({str(t.distributions[name]) for t in trials}) == 1  # importances need that
+
+
+def test_the_schema_is_the_one_we_write() -> None:
+    """A new Optuna that changes its tables must not be taken in without a look."""
+    from optuna.storages._rdb.alembic.versions import __path__ as folder
+
+    newest = sorted(path.name for path in Path(folder[0]).glob("v*.py"))[-1]
+    assert newest == "v3.2.0.a.py", newest
+
+
+def test_a_failed_trial_is_queued_again_with_its_reason_forgotten(
+    storage: Storage, study: Study
+) -> None:
+    storage.create_study(study)
+    claim = storage.claim(study.name, "me:1:cpu")
+    assert claim is not None
+    storage.report(claim, [(1, 0.5)])
+    storage.fail(claim, "boom")
+    assert storage.failures(study.name) == {"boom": 1}
+    assert storage.progress(study.name).failed == 1
+    assert storage.requeue_failed(study.name) == 1
+    assert storage.failures(study.name) == {}
+    again = storage.claim(study.name, "me:1:cpu")
+    assert again == claim
+    storage.report(again, [(1, 0.5)])  # the first run's report is gone
+
+
+def test_a_worker_that_lost_its_trial_cannot_write_a_result(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    gone = f"{socket.gethostname()}:{2**22 + 1}:cpu"  # above Linux's largest process number
+    lost = storage.claim(study.name, gone)
+    assert lost is not None
+    assert storage.give_back_orphans(study.name) == 1
+    assert storage.give_back_orphans(study.name) == 0
+    owner = storage.claim(study.name, worker_name("cpu"))
+    assert owner is not None
+    assert owner.trial_id == lost.trial_id
+    assert storage.complete(lost, Outcome(value=0.1), {}) is False
+    storage.fail(lost, "late")
+    storage.give_back(lost)
+    assert storage.progress(study.name).running == 1
+    assert storage.give_back_orphans(study.name) == 0  # its owner, this process, is alive
+    assert storage.complete(owner, Outcome(value=0.2), {}) is True
+    assert storage.trials(study.name)["value"].tolist() == [0.2]
+
+
+def test_tpe_chooses_on_the_claim_and_stays_in_the_space(storage: Storage, tmp_path: Path) -> None:
+    study = study_from(
+        tmp_path,
+        'design = "tpe"\npoints = 15\nseeds = 2\n'
+        "[optimizers.adamw]\nlr = { log = [0.002, 0.1] }\nweight_decay = [0.0, 0.1]\n",
+    )
+    storage.create_study(study)
+    while (claim := storage.claim(study.name, "me:1:cpu")) is not None:
+        lr = float(claim.config.hyperparameters["lr"])
+        storage.complete(claim, Outcome(value=abs(lr - 0.02)), {"seconds": 0.0})
+    table = storage.trials(study.name)
+    assert table["role"].value_counts().to_dict() == {"adaptive": 30, "default": 2}
+    chosen = table[table["role"] == "adaptive"]
+    assert chosen["lr"].nunique() > 20
+    assert chosen["lr"].between(0.002, 0.1).all()
+    late = chosen.sort_values("trial")["value"].tail(8).median()
+    assert late < chosen.sort_values("trial")["value"].head(8).median()  # it has learnt
+
+
+def test_a_point_that_tpe_chose_before_a_crash_is_kept(storage: Storage, tmp_path: Path) -> None:
+    study = study_from(
+        tmp_path,
+        'design = "tpe"\npoints = 1\nseeds = 1\n[optimizers.sgd]\nlr = { log = [0.1, 1.0] }\n',
+    )
+    storage.create_study(study)
+    storage.claim(study.name, "me:1:cpu")
+    chosen = storage.claim(study.name, "me:1:cpu")
+    assert chosen is not None
+    storage.give_back(chosen)
+    assert storage.claim(study.name, "me:1:cpu") == chosen
+
+
+def test_deleting_a_study_leaves_the_others(storage: Storage, study: Study) -> None:
+    other = study.model_copy(update={"name": "test2"})
+    for each in (study, other):
+        storage.create_study(each)
+        claim = storage.claim(each.name, "me:1:cpu")
+        assert claim is not None
+        storage.report(claim, [(1, 0.5)])
+        storage.complete(claim, Outcome(value=0.5), {"seconds": 0.0})
+    storage.delete_study("test")
+    assert storage.study_names() == ["test2"]
+    assert storage.progress("test").total == 0
+    assert len(storage.trials("test2")) == 1
+    assert storage.create_study(study) is True
+    with storage.engine.connect() as connection:
+        orphans = (
+            "SELECT count(*) FROM trial_params WHERE trial_id NOT IN (SELECT trial_id FROM trials)"
+        )
+        assert connection.scalar(sa.text(orphans)) == 0
+
+
+def test_unknown_studies_name_the_nearest(storage: Storage) -> None:
+    storage.create_study(load_study("smoke"))
+    for call in (storage.load_study, storage.trials, storage.delete_study):
+        with pytest.raises(UserError, match='did you mean "smoke"'):
+            call("smokes")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "is no database URL"),
+        ("nonsense://x", "driver|URL"),
+        ("sqlite:////no/such/folder/x.db", "does not work"),
+        ("postgresql://nobody@127.0.0.1:1/x", "does not work: .*refused"),
+    ],
+)
+def test_unusable_databases_are_one_sentence(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Storage(url, create=True)
+
+
+def test_a_missing_database_is_not_made_by_looking(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="robustlr study create"):
+        Storage(f"sqlite:///{tmp_path}/none.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sqlite_uses_a_write_ahead_log(tmp_path: Path) -> None:
+    Storage(f"sqlite:///{tmp_path}/x.db", create=True)
+    with Storage(f"sqlite:///{tmp_path}/x.db").engine.connect() as connection:
+        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 60_000
