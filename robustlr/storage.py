@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import optuna
 import sqlalchemy as sa
@@ -108,7 +108,7 @@ class Storage:
         if not sa.inspect(self.engine).has_table(STUDIES.name):
             if not create:
                 raise self._empty()
-            self._create_tables(parsed, options)
+            self._create_tables()
 
     def _empty(self) -> UserError:
         return UserError(
@@ -122,16 +122,29 @@ class Storage:
             reason = " ".join(str(context.original_exception).split())
             raise UserError(f"the database {self.shown_url} does not work: {reason}")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.engine.dispose()
+
     def as_optuna(self) -> optuna.storages.BaseStorage:
         """Return the same database as Optuna's storage, for its dashboard and samplers."""
-        return optuna.storages.get_storage(self.engine.url.render_as_string(hide_password=False))
+        return optuna.storages.get_storage(self._optuna_storage(create=False))
 
-    def _create_tables(self, url: sa.URL, options: dict[str, Any]) -> None:
-        full_url = url.render_as_string(hide_password=False)
+    def _optuna_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
+        return optuna.storages.RDBStorage(
+            self.engine.url.render_as_string(hide_password=False),
+            {"poolclass": sa.NullPool},  # so that no connection stays open that nobody closes
+            skip_compatibility_check=not create,
+            skip_table_creation=not create,
+        )
+
+    def _create_tables(self) -> None:
         attempts = 5
         for attempt in range(1, attempts + 1):
             try:
-                optuna.storages.RDBStorage(full_url, dict(options))
+                self._optuna_storage(create=True)
                 OWN.create_all(self.engine)
                 break
             except (sa.exc.DatabaseError, optuna.exceptions.StorageInternalError):
@@ -139,7 +152,7 @@ class Storage:
                 if attempt == attempts:
                     raise
                 time.sleep(0.5)
-        if url.get_backend_name() == "sqlite":
+        if self.engine.dialect.name == "sqlite":
             with self.engine.connect() as connection:
                 connection.execute(sa.text("PRAGMA journal_mode = WAL"))
 

@@ -61,37 +61,35 @@ def cells_of(name: str) -> sa.Select[Any]:
 
 def insert_trials(connection: sa.Connection, study: Study) -> None:
     """Insert the study's cells and their waiting trials, those of the first seed first."""
-    rows: list[tuple[int, int, Cell, Planned]] = []
-    ids: dict[str, int] = {}
+    planned: list[tuple[dict[str, Any], Planned, dict[str, BaseDistribution]]] = []
     for cell in study.cells():
-        ids[cell.name] = _insert_cell(connection, cell)
-        rows += [(trial.seed, number, cell, trial) for number, trial in enumerate(cell.trials())]
-    rows.sort(key=lambda row: row[0])
+        default = cell.default_point()
+        among = {
+            name: distribution(space, default[name], study.design)
+            for name, space in cell.optimizer.space.items()
+        }
+        row = {"study_id": _insert_cell(connection, cell), "state": TrialState.WAITING}
+        planned += [(row | {"number": n}, t, among) for n, t in enumerate(cell.trials())]
+    planned.sort(key=lambda each: each[1].seed)
     trial_ids = connection.scalars(
         sa.insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True),
-        [
-            {"study_id": ids[cell.name], "number": number, "state": TrialState.WAITING}
-            for _, number, cell, _ in rows
-        ],
+        [row for row, _, _ in planned],
     ).all()
-    params = []
-    for trial_id, (_, _, cell, trial) in zip(trial_ids, rows, strict=True):
-        default = cell.default_point()
-        for name, value in (trial.point or {}).items():
-            stored_as = distribution(cell.optimizer.space[name], default[name], study.design)
-            param = {"trial_id": trial_id, "param_name": name}
-            stored = stored_as.to_internal_repr(value)
-            json_text = distribution_to_json(stored_as)
-            params.append(param | {"param_value": stored, "distribution_json": json_text})
-    if params:
-        connection.execute(sa.insert(PARAMS), params)
-    insert_attributes(
-        connection,
-        {
-            trial_id: {"role": trial.role, "seed": trial.seed}
-            for trial_id, (_, _, _, trial) in zip(trial_ids, rows, strict=True)
-        },
-    )
+    params: list[dict[str, Any]] = []
+    attributes = {}
+    for trial_id, (_, trial, among) in zip(trial_ids, planned, strict=True):
+        attributes[trial_id] = {"role": trial.role, "seed": trial.seed}
+        params += [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": among[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(among[name]),
+            }
+            for name, value in (trial.point or {}).items()
+        ]
+    connection.execute(sa.insert(PARAMS), params)
+    insert_attributes(connection, attributes)
 
 
 def _insert_cell(connection: sa.Connection, cell: Cell) -> int:

