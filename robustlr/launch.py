@@ -7,9 +7,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import Protocol
 
 from robustlr.errors import UserError
 from robustlr.storage import Progress, Storage
@@ -77,8 +78,8 @@ class _Worker:
 
     slot: Slot
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
-    restarts: int = field(default=0)
+    log: Path
+    restarts: int = 0
 
 
 def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display: Display) -> None:
@@ -97,16 +98,18 @@ def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display
     storage.give_back_orphans(name)
     before = signal.signal(signal.SIGTERM, _interrupt)
     workers: list[_Worker] = []
-    try:
-        workers += [_start(slot, url, name) for slot in where]
-        while workers:
-            time.sleep(POLL_SECONDS)
-            workers = _survivors(storage, url, name, workers)
-            display.update(storage.progress(name))
-    finally:
-        _stop(workers)
-        storage.give_back_orphans(name)
-        signal.signal(signal.SIGTERM, before)
+    with tempfile.TemporaryDirectory(prefix="robustlr-") as logs:
+        try:
+            for index, slot in enumerate(where):
+                workers.append(_start(slot, url, name, Path(logs, f"{index}.log")))
+            while workers:
+                time.sleep(POLL_SECONDS)
+                workers = _survivors(storage, url, name, workers)
+                display.update(storage.progress(name))
+        finally:
+            _stop(workers)
+            storage.give_back_orphans(name)
+            signal.signal(signal.SIGTERM, before)
 
 
 def watch(storage: Storage, name: str) -> None:
@@ -124,16 +127,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _start(slot: Slot, url: str, name: str, restarts: int = 0) -> _Worker:
-    log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustlr.worker", name, slot.device],
-        env={**os.environ, **slot.environment, "ROBUSTLR_STORAGE": url},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
-    )
+def _start(slot: Slot, url: str, name: str, log: Path, restarts: int = 0) -> _Worker:
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "robustlr.worker", name, slot.device],
+            env={**os.environ, **slot.environment, "ROBUSTLR_STORAGE": url},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
+        )
     return _Worker(slot, process, log, restarts)
 
 
@@ -150,13 +153,12 @@ def _survivors(storage: Storage, url: str, name: str, workers: list[_Worker]) ->
                 f"a worker died {MAX_RESTARTS + 1} times, last with exit status "
                 f"{worker.process.returncode}; the end of its output:\n{_tail(worker.log)}"
             )
-        alive.append(_start(worker.slot, url, name, worker.restarts + 1))
+        alive.append(_start(worker.slot, url, name, worker.log, worker.restarts + 1))
     return alive
 
 
-def _tail(log: IO[bytes], lines: int = 12) -> str:
-    log.seek(0)
-    return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+def _tail(log: Path, lines: int = 12) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _stop(workers: Sequence[_Worker]) -> None:

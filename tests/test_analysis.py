@@ -1,0 +1,229 @@
+"""Promises of every analysis in the folder, and the numbers of each."""
+
+import inspect
+import itertools
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustlr.analysis import divergence, gap, heatmap, lr_curves, near_optimal, sensitivity, warmup
+from robustlr.analysis._intervals import jackknife, mean_interval, share_interval
+from robustlr.registry import analyses
+from robustlr.report import pictures
+
+LRS = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+def _trials(
+    losses: dict[str, tuple[float, ...]] | None = None,
+    seeds: int = 3,
+    warmups: tuple[bool, ...] = (True, False),
+    decays: tuple[float, ...] = (0.0, 0.1),
+    noise: float = 0.01,
+) -> pd.DataFrame:
+    """A made-up study whose truth is known: loss by optimizer and lr, less decay is better."""
+    losses = losses or {"flat": (0.2, 0.1, 0.1, 0.2), "steep": (0.9, 0.1, 0.9, 0.9)}
+    rows: list[dict[str, Any]] = []
+    generator = np.random.default_rng(0)
+    for (optimizer, curve), on, seed in itertools.product(losses.items(), warmups, range(seeds)):
+        points = [
+            ("design", lr, decay, loss)
+            for lr, loss in zip(LRS, curve, strict=True)
+            for decay in decays
+        ]
+        for role, lr, decay, loss in [("default", LRS[0], 0.0, curve[0]), *points]:
+            penalty = 0.0 if on else 0.05 * (lr == 1.0)
+            value = loss + decay / 10 + penalty + noise * float(generator.uniform())
+            rows.append({"study": "s", "task": "t", "optimizer": optimizer, "trial": len(rows)})
+            rows[-1] |= {"role": role, "seed": seed, "value": value, "direction": "minimize"}
+            rows[-1] |= {"worst": 0.9, "initial": 0.9, "diverged": loss >= 0.9, "test_value": value}
+            rows[-1] |= {"steps": 10, "seconds": 1.0, "lr": lr, "weight_decay": decay, "warmup": on}
+    return pd.DataFrame(rows)
+
+
+HARD = {
+    "one trial": _trials().iloc[[1]],
+    "one default trial": _trials().iloc[[0]],
+    "one seed": _trials(seeds=1),
+    "all diverged": _trials().assign(diverged=True, value=0.9),
+    "all constant": _trials().assign(value=0.5, diverged=False),
+    "no default": _trials().query("role == 'design'"),
+    "only adaptive": _trials().query("role == 'design'").assign(role="adaptive"),
+    "unequal seeds": _trials().query("not (optimizer == 'flat' and seed == 2)"),
+    "missing points": _trials().sample(frac=0.5, random_state=0),
+    "maximized": _trials().assign(direction="maximize", worst=-1.0),
+    "not numbers": _trials().assign(value=lambda t: t["value"].where(t["lr"] < 1)),
+    "no conditions": _trials(warmups=(True,)).drop(columns="warmup"),
+    "no decay": _trials(decays=(0.0,)).drop(columns="weight_decay"),
+    "text hyperparameter": _trials().assign(kind="a"),
+    "negative values": _trials().assign(value=lambda t: t["value"] - 5, worst=-4.0),
+    "no trials": _trials().iloc[:0],
+}
+
+
+@pytest.mark.parametrize("name", analyses())
+@pytest.mark.parametrize("case", HARD)
+def test_every_analysis_survives(name: str, case: str) -> None:
+    module = analyses()[name]
+    before = HARD[case].copy()
+    table = module.compute(HARD[case])
+    pd.testing.assert_frame_equal(HARD[case], before)  # pure: the input is as it was
+    if not table.empty:
+        assert all(picture.png.startswith(b"\x89PNG") for picture in pictures(name, module, table))
+
+
+@pytest.mark.parametrize("name", analyses())
+def test_every_analysis_states_its_question_and_counts(name: str) -> None:
+    module = analyses()[name]
+    assert (inspect.getdoc(module) or "").splitlines()[0].endswith("?")
+    assert module.TITLE
+    table = module.compute(_trials())
+    assert {"task", "optimizer", "warmup", "points", "seeds", "diverged"} <= {*table}
+    assert len(table)
+
+
+def _cell(module: ModuleType, trials: pd.DataFrame, **which: Any) -> pd.Series:
+    table = module.compute(trials)
+    for column, value in which.items():
+        table = table[table[column] == value]
+    (row,) = table.to_dict("records")
+    return pd.Series(row)
+
+
+def test_sensitivity_is_the_mean_excess_over_the_range() -> None:
+    trials = _trials(noise=0.0)
+    flat = _cell(sensitivity, trials, optimizer="flat", warmup=True, range="common")
+    assert flat["sensitivity"] == pytest.approx(np.mean([0.1, 0, 0, 0.1]) / 0.8)
+    assert (flat["lr_low"], flat["lr_high"], flat["points"], flat["seeds"]) == (1e-3, 1.0, 8, 3)
+    assert flat["low"] == flat["high"] == flat["sensitivity"]  # no noise, no width
+    assert not flat["edge"]
+    steep = _cell(sensitivity, trials, optimizer="steep", warmup=True, range="common")
+    assert steep["sensitivity"] == pytest.approx(3 / 4)
+    assert steep["diverged"] == pytest.approx(3 / 4)
+    decade = _cell(sensitivity, trials, optimizer="steep", warmup=True, range="decade")
+    assert (decade["lr_low"], decade["lr_high"]) == (1e-3, 1e-1)
+    assert decade["sensitivity"] == pytest.approx(2 / 3)
+
+
+def test_sensitivity_caps_what_is_worse_than_the_worst_and_marks_edges() -> None:
+    trials = _trials({"rising": (0.1, 0.5, 1e14, float("inf"))}, noise=0.0, warmups=(True,))
+    row = _cell(sensitivity, trials, range="common")
+    assert row["sensitivity"] == pytest.approx(np.mean([0, 0.5, 1, 1]))
+    assert row["edge"]
+    assert row["best_lr"] == 1e-3
+
+
+def test_the_common_range_is_what_all_optimizers_searched() -> None:
+    trials = _trials(noise=0.0)
+    trials = trials[~((trials["optimizer"] == "steep") & (trials["lr"] == 1.0))]
+    for optimizer in ("flat", "steep"):
+        row = _cell(sensitivity, trials, optimizer=optimizer, warmup=True, range="common")
+        assert (row["lr_low"], row["lr_high"]) == (1e-3, 1e-1)
+
+
+def test_one_learning_rate_written_in_two_ways_is_one() -> None:
+    trials = _trials(noise=0.0, warmups=(True,), decays=(0.0,))
+    trials.loc[trials["seed"] == 1, "lr"] *= 1 + 1e-12
+    assert _cell(sensitivity, trials, optimizer="flat", range="common")["points"] == 4
+
+
+def test_near_optimal_counts_points_within_the_tolerance() -> None:
+    row = _cell(near_optimal, _trials(noise=0.0), optimizer="flat", warmup=True)
+    assert row["near_optimal"] == pytest.approx(4 / 8)  # 0.10 and 0.11 at two learning rates
+    assert 0 < row["low"] < row["near_optimal"] < row["high"] < 1
+    assert (
+        _cell(near_optimal, HARD["all diverged"], optimizer="flat", warmup=True)["near_optimal"]
+        == 0
+    )
+
+
+def test_gap_is_default_minus_tuned() -> None:
+    row = _cell(gap, _trials(noise=0.0), optimizer="steep", warmup=True)
+    assert row["gap"] == pytest.approx(0.8)
+    assert row["gap_share"] == pytest.approx(1.0)
+    assert row["best_setting"] == "lr=0.01, weight_decay=0"
+
+
+def test_gap_does_not_reward_a_seed_for_its_own_luck() -> None:
+    """With pure noise the tuned setting is no better than the default on other seeds."""
+    gaps = []
+    for study in range(200):
+        generator = np.random.default_rng(study)
+        trials = _trials({"noise": (0.5,) * 4}, warmups=(True,), decays=(0.0,), seeds=5, noise=0.0)
+        gaps.append(
+            gap.compute(trials.assign(value=generator.uniform(0.4, 0.6, len(trials))))["gap"][0]
+        )
+    assert abs(np.mean(gaps)) < 3 * np.std(gaps) / np.sqrt(len(gaps))
+
+
+def test_maximizing_gives_the_same_numbers_as_minimizing_the_negative() -> None:
+    trials = _trials()
+    mirrored = trials.assign(value=-trials["value"], worst=-trials["worst"], direction="maximize")
+    for module in (sensitivity, near_optimal, gap, warmup, divergence):
+        one, other = module.compute(trials), module.compute(mirrored)
+        pd.testing.assert_frame_equal(one, other)
+    for module in (lr_curves, heatmap):
+        one, other = module.compute(trials), module.compute(mirrored)
+        np.testing.assert_allclose(one["value"], -other["value"])
+
+
+def test_warmup_gains_at_equal_settings_and_between_tuned_ones() -> None:
+    trials = _trials(noise=0.0)
+    assert _cell(warmup, trials, optimizer="flat", kind="matched")["gain"] == pytest.approx(
+        0.05 / 4
+    )
+    assert _cell(warmup, trials, optimizer="flat", kind="retuned")["gain"] == pytest.approx(0.0)
+    only_high = _trials({"high": (0.9, 0.9, 0.9, 0.1)}, noise=0.0)
+    row = _cell(warmup, only_high, kind="retuned")
+    assert row["gain"] == pytest.approx(0.05)
+
+
+def test_divergence_counts_runs_that_learnt_nothing() -> None:
+    row = _cell(divergence, _trials(noise=0.0), optimizer="steep", warmup=True)
+    assert row["useless"] == row["diverged"] == pytest.approx(3 / 4)
+    assert row["runs"] == 24
+
+
+def test_curves_take_the_best_of_the_other_hyperparameters() -> None:
+    table = lr_curves.compute(_trials(noise=0.0))
+    flat = table[(table["optimizer"] == "flat") & table["warmup"]].sort_values("lr")
+    assert flat["value"].tolist() == pytest.approx([0.2, 0.1, 0.1, 0.2])
+
+
+def test_heatmap_marks_the_best_the_edge_and_the_diverged() -> None:
+    table = heatmap.compute(_trials({"rising": (0.1, 0.2, 0.3, 0.9)}, noise=0.0, warmups=(True,)))
+    best = table[table["best"]].iloc[0]
+    assert (best["x"], best["y"], best["hyperparameter"]) == (1e-3, 0.0, "weight_decay")
+    assert best["edge"] == "lr"  # two values of weight decay have nothing but edges
+    assert table[table["diverged"] > 0]["x"].unique().tolist() == [1.0]
+
+
+def test_mean_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        _, low, high = mean_interval(pd.Series(generator.normal(size=4)))
+        hits += low <= 0 <= high
+    assert 0.93 < hits / 2000 < 0.97
+
+
+def test_jackknife_of_a_mean_is_students_interval() -> None:
+    values = pd.DataFrame([[1.0, 2.0, 4.0]])
+    expected = mean_interval(values.loc[0])
+    assert jackknife(lambda table: float(table.mean(axis=1).iloc[0]), values) == pytest.approx(
+        expected
+    )
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert np.isnan(mean_interval(pd.Series([1.0]))[1])
+    assert np.isnan(jackknife(lambda table: 0.0, pd.DataFrame([[1.0]]))[1])
+
+
+def test_wilsons_interval_is_inside_the_unit_interval() -> None:
+    assert share_interval(0, 10)[1] == 0
+    share, low, high = share_interval(5, 10)
+    assert (share, low + high) == (0.5, pytest.approx(1.0))

@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustlr.schedule import ScheduleName, lr_factor
+
+
+def _factors(schedule: ScheduleName, steps: int, warmup_steps: int = 0) -> list[float]:
+    return [
+        lr_factor(step, steps=steps, warmup_steps=warmup_steps, schedule=schedule)
+        for step in range(steps)
+    ]
+
+
+def test_warmup_rises_linearly_to_one() -> None:
+    assert _factors("constant", 6, 4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_cosine_falls_from_one_after_the_warmup() -> None:
+    factors = _factors("cosine", 12, 2)
+    assert factors[2] == 1.0
+    assert factors[7] == pytest.approx(0.5)
+    assert factors[2:] == sorted(factors[2:], reverse=True)
+
+
+def test_linear_is_a_line() -> None:
+    assert _factors("linear", 4) == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_step_drops_tenfold_at_half_and_three_quarters() -> None:
+    assert _factors("step", 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@given(
+    schedule=st.sampled_from(["constant", "linear", "cosine", "step"]),
+    steps=st.integers(1, 200),
+    share=st.floats(0, 1),
+)
+def test_factors_stay_in_the_unit_interval(
+    schedule: ScheduleName, steps: int, share: float
+) -> None:
+    assert all(0 < f <= 1 for f in _factors(schedule, steps, round(share * steps)))

@@ -1,0 +1,167 @@
+"""Real workers in real processes: exact budgets, signals, and what a dying process leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from robustlr.errors import UserError
+from robustlr.launch import launch, slots
+from robustlr.storage import Progress, Storage
+from robustlr.study import Study
+from tests.helpers import ROOT, study_from
+
+
+class Silent:
+    def update(self, progress: Progress) -> None:
+        pass
+
+
+@pytest.fixture
+def run_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which tasks in worker processes say that they ran; workers import from ROOT."""
+    log = tmp_path / "runs.log"
+    monkeypatch.setenv("RUN_LOG", str(log))
+    monkeypatch.chdir(ROOT)
+    return log
+
+
+def _study(folder: Path, task: str, seeds: int, lrs: int, name: str = "test") -> Study:
+    text = f'name = "{name}"\ntasks = ["tests.helpers:{task}"]\nseeds = {seeds}\n'
+    return study_from(
+        folder, text + f"[optimizers.nero]\nlr = {[i / 100 for i in range(1, lrs + 1)]}\n"
+    )
+
+
+def _start(url: str, name: str = "test") -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "robustlr.worker", name, "cpu"],
+        env={**os.environ, "ROBUSTLR_STORAGE": url},
+    )
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("_repeat", range(10))
+def test_eight_workers_run_two_hundred_trials_exactly_once(
+    _repeat: int, url: str, storage: Storage, tmp_path: Path, run_log: Path
+) -> None:
+    study = _study(tmp_path, "counted", seeds=8, lrs=24)
+    storage.create_study(study)
+    assert storage.progress("test").total == 200
+    workers = [_start(url) for _ in range(8)]
+    assert [worker.wait() for worker in workers] == [0] * 8
+    assert storage.progress("test") == Progress(0, 0, 200, 0, 0)
+    runs = Counter(run_log.read_text().splitlines())
+    planned = Counter(
+        f"{trial.seed} {(trial.point or {})['lr']!r}"
+        for cell in study.cells()
+        for trial in cell.trials()
+    )
+    assert runs == planned
+    assert len(storage.trials("test")) == 200
+
+
+def test_a_real_training_step_in_every_trial(url: str, storage: Storage, tmp_path: Path) -> None:
+    text = "seeds = 5\n[optimizers.nero]\nlr = { log = [0.01, 1.0], points = 3 }\n"
+    storage.create_study(
+        study_from(tmp_path, text.replace("seeds", 'tasks=["tests.real:one_step"]\nseeds'))
+    )
+    os.chdir(ROOT)
+    launch(storage, url, "test", slots(None, 2), Silent())
+    table = storage.trials("test")
+    assert len(table) == 20
+    assert (table["steps"] == 1).all()
+    assert table["test_value"].notna().all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_gives_the_running_trial_back(
+    number: signal.Signals, url: str, storage: Storage, tmp_path: Path, run_log: Path
+) -> None:
+    storage.create_study(_study(tmp_path, "slow", seeds=1, lrs=2))
+    worker = _start(url)
+    _wait(lambda: storage.progress("test").running == 1)
+    time.sleep(0.5)  # in the middle of training
+    worker.send_signal(number)
+    assert worker.wait(10) == 0
+    assert storage.progress("test") == Progress(3, 0, 0, 0, 0)
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_run_again(
+    url: str, storage: Storage, tmp_path: Path, run_log: Path
+) -> None:
+    storage.create_study(_study(tmp_path, "deadly", seeds=2, lrs=3))
+    launch(storage, url, "test", slots(None, 1), Silent())
+    assert run_log.exists()  # it died once
+    assert storage.progress("test") == Progress(0, 0, 8, 0, 0)
+
+
+def test_a_failing_trial_costs_no_other_and_is_tried_again_on_the_next_launch(
+    url: str, storage: Storage, tmp_path: Path, run_log: Path
+) -> None:
+    storage.create_study(_study(tmp_path, "broken", seeds=2, lrs=2))
+    for _ in range(2):
+        launch(storage, url, "test", slots(None, 1), Silent())
+        assert storage.progress("test") == Progress(0, 0, 3, 3, 0)
+        (reason,) = storage.failures("test")
+        assert reason.startswith("RuntimeError: the machine is on fire (at helpers.py:")
+
+
+def test_a_result_that_is_not_a_number_is_a_diverged_trial(
+    url: str, storage: Storage, tmp_path: Path, run_log: Path
+) -> None:
+    storage.create_study(_study(tmp_path, "nan", seeds=1, lrs=1))
+    launch(storage, url, "test", slots(None, 1), Silent())
+    assert storage.progress("test") == Progress(0, 0, 2, 0, 2)
+    assert storage.trials("test")["value"].tolist() == [1.0, 1.0]
+
+
+def test_workers_that_cannot_start_end_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    with Storage(url, create=True) as storage:
+        storage.create_study(_study(tmp_path, "counted", seeds=1, lrs=1))
+        with pytest.raises(UserError, match=r"a worker died 4 times(.|\n)*holds no studies"):
+            launch(storage, f"sqlite:///{tmp_path}/other.db", "test", slots(None, 1), Silent())
+
+
+def test_every_trial_records_how_to_run_it_again(
+    url: str, storage: Storage, tmp_path: Path, run_log: Path
+) -> None:
+    storage.create_study(_study(tmp_path, "counted", seeds=1, lrs=1))
+    launch(storage, url, "test", slots(None, 1), Silent())
+    import optuna
+
+    found = optuna.load_study(
+        study_name="test/tests.helpers:counted/nero", storage=storage.as_optuna()
+    )
+    result = found.trials[0].user_attrs["result"]
+    assert result["device"] == "cpu"
+    assert result["seconds"] >= 0
+    assert set(result["versions"]) == {"robustlr", "torch", "optuna", "numpy"}
+    assert result["commit"] is None or len(result["commit"].rstrip("+")) == 40
+    assert found.trials[0].user_attrs["worker"].endswith(":cpu")
+
+
+def test_slots() -> None:
+    assert [slot.device for slot in slots("cpu", 3)] == ["cpu"] * 3
+    cores = len(os.sched_getaffinity(0))
+    assert len(slots("cpu", None)) == cores
+    assert slots("cpu", 1)[0].environment["OMP_NUM_THREADS"] == str(cores)
+    with pytest.raises(UserError, match="leave it out"):
+        slots("all", 2)
+    with pytest.raises(UserError, match='no GPU "99"'):
+        slots("99", None)
