@@ -268,8 +268,12 @@ def _work(name: str, url: str, processes: int | None, devices: str | None) -> No
     database = _open(url)
     database.load_study(name)
     where = slots(devices, processes)
-    with ProgressDisplay(database.progress(name)) as display:
-        launch(database, url, name, where, display)
+    try:
+        with ProgressDisplay(database.progress(name)) as display:
+            launch(database, url, name, where, display)
+    except KeyboardInterrupt:
+        print("robustlr: stopped; running trials are back in the queue", file=sys.stderr)
+        raise typer.Exit(130) from None
     failures = database.failures(name)
     for reason, count in failures.items():
         print(f"robustlr: {count} failed: {reason}", file=sys.stderr)
@@ -307,6 +311,3 @@ def main() -> None:
     except UserError as error:
         print(f"robustlr: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("robustlr: stopped; running trials are back in the queue", file=sys.stderr)
-        sys.exit(130)

@@ -118,7 +118,8 @@ class Storage:
 
     def _explain(self, context: Any) -> None:
         """Turn a database that is away, full or locked into one sentence."""
-        if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+        error = context.sqlalchemy_exception
+        if isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError:
             reason = " ".join(str(context.original_exception).split())
             raise UserError(f"the database {self.shown_url} does not work: {reason}")
 

@@ -136,9 +136,10 @@ def test_optuna_reads_what_we_write(storage: Storage, study: Study) -> None:
 
 def test_the_schema_is_the_one_we_write() -> None:
     """A new Optuna that changes its tables must not be taken in without a look."""
-    from optuna.storages._rdb.alembic.versions import __path__ as folder
+    from optuna.storages import _rdb
 
-    newest = sorted(path.name for path in Path(folder[0]).glob("v*.py"))[-1]
+    versions = Path(_rdb.__path__[0], "alembic", "versions")
+    newest = sorted(path.name for path in versions.glob("v*.py"))[-1]
     assert newest == "v3.2.0.a_.py", newest
 
 

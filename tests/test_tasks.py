@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,10 @@ def _short(task: SupervisedTask, steps: int = 5, **changes: object) -> Supervise
 def _config(task: str = "digits-mlp", optimizer: str = "adamw", **changes: object) -> Config:
     values: dict[str, object] = {"hyperparameters": {"lr": 1e-3}, "seed": 0, **changes}
     return Config(task=task, optimizer=optimizer, **values)  # type: ignore[arg-type]
+
+
+def _note(curve: list[float], step: int, value: float) -> None:
+    curve.append(value)
 
 
 def _ignore(step: int, value: float) -> None:
@@ -63,7 +68,7 @@ def test_the_same_seed_gives_the_same_trial_bit_for_bit(name: str, optimizer: st
     for curve, seed in zip(curves, (1, 1, 2), strict=True):
         torch.manual_seed(len(curve) + seed)  # what happened before must not matter
         config = _config(name, optimizer, seed=seed, hyperparameters={"lr": 0.01})
-        curve.append(task.run(config, lambda step, value, c=curve: c.append(value)).value)
+        curve.append(task.run(config, partial(_note, curve)).value)
     assert curves[0] == curves[1]
     assert curves[0] != curves[2]
 

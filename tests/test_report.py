@@ -1,0 +1,71 @@
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robustlr.errors import UserError
+from robustlr.registry import analyses
+from robustlr.report import write_report
+from robustlr.study import Study
+from tests.helpers import study_from
+from tests.test_analysis import HARD, _trials
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return study_from(tmp_path, 'question = "Is 1 < 2 & 3?"\n[optimizers.adamw]\n')
+
+
+def test_the_report_holds_every_table_picture_and_number(tmp_path: Path, study: Study) -> None:
+    page = write_report(_trials(), tmp_path / "r", study=study)
+    html = page.read_text(encoding="utf-8")
+    for name, module in analyses().items():
+        stem = name.replace("-", "_")
+        table = pd.read_csv(tmp_path / "r" / f"{stem}.csv")
+        assert len(table) == len(module.compute(_trials()))
+        assert list((tmp_path / "r").glob(f"{stem}*.png"))
+        assert module.TITLE in html
+    assert {path.name for path in (tmp_path / "r").glob("heatmap-*.png")} == {
+        "heatmap-flat.png",
+        "heatmap-steep.png",
+    }
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "r" / "trials.csv"), _trials())
+    assert "Is 1 &lt; 2 &amp; 3?" in html
+
+
+def test_the_report_is_one_self_contained_file(tmp_path: Path, study: Study) -> None:
+    html = write_report(_trials(), tmp_path, study=study).read_text(encoding="utf-8")
+    sources = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert sources
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert re.findall(r"<img [^>]*alt=\"[^\"]{20,}\"", html)
+    assert "http" not in html
+    assert len(re.findall(r"<img ", html)) == len(re.findall(r"<img [^>]*alt=", html))
+
+
+@pytest.mark.parametrize("case", [case for case in HARD if case != "no trials"])
+def test_any_trials_give_a_report(case: str, tmp_path: Path, study: Study) -> None:
+    html = write_report(HARD[case], tmp_path, study=study).read_text(encoding="utf-8")
+    if case == "no conditions":
+        assert "These trials cannot answer it" in html
+
+
+def test_a_report_can_be_on_some_analyses_only(tmp_path: Path, study: Study) -> None:
+    write_report(_trials(), tmp_path / "r", study=study, only=["gap"])
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {
+        "gap.csv",
+        "gap.png",
+        "report.html",
+        "trials.csv",
+    }
+    with pytest.raises(UserError, match='did you mean "gap"'):
+        write_report(_trials(), tmp_path, study=study, only=["gaps"])
+
+
+def test_no_trials_and_no_folder_are_one_sentence(tmp_path: Path, study: Study) -> None:
+    with pytest.raises(UserError, match="no finished trial yet: robustlr worker test"):
+        write_report(HARD["no trials"], tmp_path, study=study)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(_trials(), tmp_path / "file", study=study)
