@@ -62,7 +62,7 @@ digits_mlp = SupervisedTask(
     summary="A two-hidden-layer perceptron on 8×8 handwritten digits.",
     metric="validation error",
     worst=0.9,
-    scales={"small": Scale(steps=1000, batch_size=128, schedule="cosine", warmup=0.1)},
+    scales={"small": Scale(steps=800, batch_size=128, schedule="cosine", warmup=0.1)},
     model=_mlp,
     data=_data,
     loss=_cross_entropy,
