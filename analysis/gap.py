@@ -2,7 +2,7 @@
 
 For each seed, the loss of the default setting minus that of the tuned setting with the same initial
 weights and batches, averaged over seeds with Student's interval; positive means that tuning helps.
-The tuned setting of a seed is chosen on the *other* seeds, so that it is not rewarded for its luck
+The tuned setting of a seed is chosen on the other seeds, so that it is not rewarded for its luck
 on the one it is judged on. ``gap`` is in the metric's unit, ``gap_share`` is its share of what there
 is to gain.
 

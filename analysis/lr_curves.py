@@ -47,10 +47,9 @@ def draw(table: pd.DataFrame) -> Figure:
             index = optimizers.index(optimizer)
             curve = curve.sort_values("lr")
             style = {"color": colors[index], "marker": MARKERS[index % len(MARKERS)]}
-            panel.plot(curve["lr"], curve["value"], label=optimizer, **style)
-            panel.fill_between(
-                curve["lr"], curve["low"], curve["high"], color=colors[index], alpha=0.15
-            )
+            offset = 1.06 ** (index - (len(optimizers) - 1) / 2)  # so that intervals stand apart
+            panel.plot(curve["lr"] * offset, curve["value"], label=optimizer, **style)
+            panel.vlines(curve["lr"] * offset, curve["low"], curve["high"], color=colors[index])
         first = group.iloc[0]
         panel.axhline(first["worst"], color="grey", ls=":", lw=1)
         panel.set_xscale("log")

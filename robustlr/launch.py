@@ -57,10 +57,11 @@ def _gpus(devices: str | None) -> list[str]:
         return present
     wanted = present if devices == "all" else devices.split(",")
     missing = [device for device in wanted if device not in present]
-    if missing or not wanted:
-        there = f"there are: {', '.join(present)}" if present else "torch sees no GPU"
+    if not present:
+        raise UserError(f"--devices {devices}: torch sees no GPU here; use --devices cpu")
+    if missing:
         raise UserError(
-            f'--devices {devices}: no GPU "{(missing or ["all"])[0]}"; {there}; use --devices cpu'
+            f'--devices {devices}: there is no GPU "{missing[0]}"; there are: {", ".join(present)}'
         )
     return wanted
 

@@ -3,6 +3,7 @@
 import base64
 import inspect
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from markupsafe import Markup, escape
 
 from robustlr.errors import UserError, unknown
 from robustlr.registry import analyses
@@ -44,7 +46,7 @@ class Section:
 
     title: str
     question: str
-    method: Sequence[str]
+    method: Sequence[Markup]
     file: str
     table: str
     rows: int
@@ -110,12 +112,17 @@ def _section(name: str, module: ModuleType, trials: pd.DataFrame, out: Path) -> 
     return Section(
         title=module.TITLE,
         question=question,
-        method=[" ".join(paragraph.split()) for paragraph in method.strip().split("\n\n")],
+        method=[_paragraph(text) for text in method.strip().split("\n\n")],
         file=file,
         table=_html_table(table),
         rows=len(table),
         pictures=drawn,
     )
+
+
+def _paragraph(text: str) -> Markup:
+    """Return a docstring's paragraph with its ``names`` marked as code."""
+    return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", escape(" ".join(text.split()))))
 
 
 def _html_table(table: pd.DataFrame) -> str:

@@ -124,7 +124,7 @@ class Task(ABC):
             scale = replace(scale, **{name: _condition(scale, name, value)})
         return scale
 
-    def worse_of(self, value: float) -> float:
+    def capped(self, value: float) -> float:
         """Return ``value``, or ``worst`` if it is worse than that or not a number."""
         if not math.isfinite(value):
             return self.worst
@@ -178,7 +178,7 @@ class FunctionTask(Task):
             return result
         if not math.isfinite(result):
             return self.diverged()
-        return Outcome(value=self.worse_of(float(result)))
+        return Outcome(value=self.capped(float(result)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,9 +52,9 @@ def train(task: SupervisedTask, config: Config, report: Report, device: str) -> 
                 report(step, task.worst)
                 return task.diverged(initial=initial, steps=step)
             recent.zero_()
-            value = task.worse_of(_evaluate(task, model, data.validation))
+            value = task.capped(_evaluate(task, model, data.validation))
             report(step, value)
-    test_value = task.worse_of(_evaluate(task, model, data.test))
+    test_value = task.capped(_evaluate(task, model, data.test))
     return Outcome(value=value, initial=initial, test_value=test_value, steps=scale.steps)
 
 

