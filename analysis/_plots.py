@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -74,8 +73,3 @@ def add_legend(figure: Figure, panel: Axes) -> None:
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles))
     )
-
-
-def clipped(color_map: str) -> mpl.colors.Colormap:
-    """Return a colour map that says so where a value lies beyond the scale."""
-    return mpl.colormaps[color_map].with_extremes(bad="lightgrey")

@@ -19,14 +19,16 @@ MARGIN = 0.01
 
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a cell with ``useless``, ``low`` and ``high``, and the share ``diverged``."""
+    """Return one row a cell with ``useless`` and ``diverged``, each with its bounds."""
     rows = []
     for key, cell in cells(of_role(trials, "design", "adaptive")):
         worst = float(cell["worst_loss"].iloc[0])
         useless = int((cell["loss"] >= worst - MARGIN * (worst - cell["loss"].min())).sum())
         estimate = share_interval(useless, len(cell))
         shares = dict(zip(("useless", "low", "high"), estimate, strict=True))
-        rows.append(key | shares | {"runs": len(cell)} | counts(cell))
+        _, low, high = share_interval(int(cell["diverged"].astype(bool).sum()), len(cell))
+        bounds = {"diverged_low": low, "diverged_high": high, "runs": len(cell)}
+        rows.append(key | shares | counts(cell) | bounds)
     return pd.DataFrame(rows)
 
 

@@ -8,7 +8,7 @@ is to gain.
 
 Limits: both are judged on validation data, on which the setting was chosen too (with other seeds).
 With a single seed the choice and the judgement share it, the gap is too large, and there is no
-interval.
+interval. Adaptive designs (tpe) run each of their points on one seed only, so they are left out.
 """
 
 import pandas as pd
@@ -25,7 +25,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return one row a cell that has both arms, with ``gap``, ``low`` and ``high``."""
     rows = []
     for key, cell in cells(trials):
-        default, design = of_role(cell, "default"), of_role(cell, "design", "adaptive")
+        default, design = of_role(cell, "default"), of_role(cell, "design")
         if default.empty or design.empty:
             continue
         by_seed = point_by_seed(design)
@@ -33,10 +33,12 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         gaps = default.groupby("seed")["loss"].mean() - _tuned(by_seed)
         estimate = mean_interval(gaps)
         available = float(cell["worst_loss"].iloc[0]) - best
+        names = ("gap", "low", "high")
+        share = [number / available if available > 0 else float("nan") for number in estimate]
         rows.append(
             key
-            | dict(zip(("gap", "low", "high"), estimate, strict=True))
-            | {"gap_share": estimate[0] / available if available > 0 else float("nan")}
+            | dict(zip(names, estimate, strict=True))
+            | dict(zip(("gap_share", "share_low", "share_high"), share, strict=True))
             | {
                 "best_setting": shown_setting(
                     list(by_seed.index.names), by_seed.mean(axis=1).idxmin()

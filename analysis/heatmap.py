@@ -1,8 +1,10 @@
 """Where in the plane of two hyperparameters does the optimizer work?
 
-The metric at each learning rate and value of the next hyperparameter (weight decay, where the
-optimizer has one), averaged over seeds, further hyperparameters at their best. A cross marks a cell
-with a diverged run, a frame the best cell; the title says if the best lies at the edge of the range,
+The metric at each learning rate and weight decay (or the optimizer's next hyperparameter, where it
+has no weight decay), averaged over seeds with Student's interval, further hyperparameters at their
+best. An axis with more than twelve values, as random and Sobol designs have, is cut into eight bins
+of equal width, and a square is then the mean of the runs in it. A cross marks a square with a
+diverged run, a frame the best square; the title says if the best lies at the edge of the range,
 where a wider one may hold a better one. The colour scale ends at the task's worst value, so diverged
 runs do not flatten the rest.
 """
@@ -17,44 +19,76 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from robustlr.analysis._cells import cells, conditions, counts, hyperparameters, of_role
-from robustlr.analysis._plots import clipped, panels, shown_condition
+from robustlr.analysis._cells import (
+    cells,
+    conditions,
+    counts,
+    hyperparameters,
+    of_role,
+    point_by_seed,
+    with_losses,
+)
+from robustlr.analysis._intervals import mean_interval
+from robustlr.analysis._plots import panels, shown_condition
 
 TITLE = "Heatmaps over two hyperparameters"
 PICTURE_PER = "optimizer"
+MOST_VALUES = 12
+BINS = 8
 
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each square: ``x`` is the lr, ``y`` the value of ``hyperparameter``."""
     rows: list[dict[str, Any]] = []
-    for key, cell in cells(of_role(trials, "design")):
+    design = with_losses(of_role(trials, "design").reset_index(drop=True))
+    for key, cell in cells(design):
         varied = [name for name in hyperparameters(cell) if cell[name].nunique() > 1]
-        if "lr" not in varied or len(varied) < 2:
-            continue
-        other = next(name for name in varied if name != "lr")
-        rows += [key | square for square in _squares(cell, other)]
+        others = sorted((n for n in varied if n != "lr"), key=lambda n: n != "weight_decay")
+        if "lr" in varied and others:
+            whole = design[design["optimizer"] == key["optimizer"]]  # so that panels share bins
+            axes = [_axis(whole[name]).loc[cell.index] for name in ("lr", others[0])]
+            rows += [key | square for square in _squares(cell, others[0], *axes)]
     return pd.DataFrame(rows)
 
 
-def _squares(cell: pd.DataFrame, other: str) -> list[dict[str, Any]]:
+def _squares(cell: pd.DataFrame, other: str, x: pd.Series, y: pd.Series) -> list[dict[str, Any]]:
     sign = -1.0 if cell["direction"].iloc[0] == "maximize" else 1.0
-    means = cell.groupby(hyperparameters(cell))["loss"].mean()
-    losses = means.groupby(level=["lr", other]).min()
-    best = losses.idxmin()
-    on_edge = {
-        name: best[axis] in (cell[name].min(), cell[name].max()) and cell[name].nunique() > 2
-        for axis, name in enumerate(("lr", other))
-    }
+    is_grid = x.equals(cell["lr"]) and y.equals(cell[other])
     squares = []
-    for (x, y), loss in losses.items():
-        here = cell[(cell["lr"] == x) & (cell[other] == y)]
+    for (at_x, at_y), here in cell.groupby([x.rename("x"), y.rename("y")]):
+        by_seed = point_by_seed(here)
+        runs = by_seed.loc[by_seed.mean(axis=1).idxmin()] if is_grid else here["loss"]
+        value, *bounds = (sign * number for number in mean_interval(runs))
+        low, high = sorted(bounds)
         squares.append(
-            {"hyperparameter": other, "x": x, "y": y, "value": sign * loss}
-            | {"worst": cell["worst"].iloc[0], "best": (x, y) == best}
-            | {"edge": " and ".join(name for name, edge in on_edge.items() if edge)}
+            {
+                "hyperparameter": other,
+                "x": at_x,
+                "y": at_y,
+                "value": value,
+                "low": low,
+                "high": high,
+            }
+            | {"worst": cell["worst"].iloc[0]}
             | counts(here)
         )
-    return squares
+    best = min(squares, key=lambda square: sign * square["value"])
+    edges = (("lr", "x", x), (other, "y", y))
+    on_edge = [name for name, axis, values in edges if best[axis] in (values.min(), values.max())]
+    return [s | {"best": s is best, "edge": " and ".join(on_edge)} for s in squares]
+
+
+def _axis(values: pd.Series) -> pd.Series:
+    """Return the values, or the middles of their bins where there are too many to draw."""
+    if values.nunique() <= MOST_VALUES or not pd.api.types.is_numeric_dtype(values):
+        return values
+    is_log = values.min() > 0 and values.max() > 10 * values.min()
+    scaled = np.log10(values.to_numpy()) if is_log else values.to_numpy()
+    edges = np.linspace(scaled.min(), scaled.max(), BINS + 1)
+    index = np.clip(np.searchsorted(edges, scaled, side="right") - 1, 0, BINS - 1)
+    middles = (edges[:-1] + edges[1:])[index] / 2
+    shown = 10**middles if is_log else middles
+    return pd.Series([float(f"{value:.2g}") for value in shown], index=values.index)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -81,7 +115,9 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, task: pd.DataFrame, names: lis
         ax=panel,
         norm=LogNorm(low, high) if low > 0 else Normalize(low, high),
         cbar_kws={"ticks": ticks, "format": "%.2g"},
-        cmap=clipped("viridis_r" if better_low else "viridis"),
+        cmap="viridis_r" if better_low else "viridis",
+        xticklabels=[f"{x:g}" for x in squares.columns],
+        yticklabels=[f"{y:g}" if isinstance(y, float) else str(y) for y in squares.index],
         annot=True,
         fmt=".3g",
         annot_kws={"size": 8},
@@ -102,7 +138,6 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, task: pd.DataFrame, names: lis
     panel.set_title(
         title + (f"\nbest at the edge of {first['edge']}" if first["edge"] else ""), fontsize=10
     )
-    panel.set_xticklabels([f"{x:g}" for x in columns], rotation=0)
-    panel.set_yticklabels([f"{y:g}" if isinstance(y, float) else y for y in rows], rotation=0)
+    panel.tick_params(axis="both", labelrotation=0, labelsize=9)
     panel.set_xlabel("lr")
     panel.set_ylabel(first["hyperparameter"])

@@ -1,7 +1,8 @@
 """How does the result depend on the learning rate?
 
 The metric at each learning rate, averaged over seeds with Student's interval, the other
-hyperparameters at their best for that learning rate. Diverged runs count as the task's worst value.
+hyperparameters at their best of the points with that learning rate. Diverged runs count as the
+task's worst value.
 """
 
 import pandas as pd

@@ -2,14 +2,16 @@
 
 Sensitivity is the mean, over learning rates spaced evenly on a log scale, of the loss above the
 optimizer's best, as a share of what there is to gain: 0 if every learning rate is as good as the
-best, 1 if every one is as bad as learning nothing. At each learning rate the other hyperparameters
-are at their best, and a point's loss is the mean over seeds. It is given on the range that all
+best, 1 if every one is as bad as learning nothing. Every learning rate of the design counts once; at
+each, the other hyperparameters are at their best of the points that have it. A point's loss is the
+mean over seeds. It is given on the range that all
 optimizers of the task share, and within one decade of each optimizer's own best: the two can
 disagree. Source: learning-rate sensitivity of Wortsman et al. (2023), divided by worst minus best.
 
 Limits: the best is the best of a noisy sample, so small differences mean little; a best at the edge
 of the range (``edge``) says that the range was too narrow; adaptive designs (tpe) are left out,
-because they crowd the optimum.
+because they crowd the optimum. In a random or Sobol design every point has a learning rate of its own,
+so the cost of the other hyperparameters is mixed in.
 """
 
 from functools import partial
@@ -18,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustlr.analysis._cells import cells, counts, of_role, point_by_seed
+from robustlr.analysis._cells import cells, counts, of_role, point_by_seed, with_losses
 from robustlr.analysis._intervals import jackknife
 from robustlr.analysis._plots import draw_intervals
 
@@ -31,7 +33,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     design = of_role(trials, "design")
     if "lr" not in design or design["lr"].isna().all():
         return pd.DataFrame()
-    shared = _shared_ranges(design)
+    shared = _shared_ranges(with_losses(design))
     rows = []
     for key, cell in cells(design):
         by_seed = point_by_seed(cell)
@@ -41,6 +43,8 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         for kind, bounds in (("common", shared[key["task"]]), ("decade", None)):
             low, high = bounds or (best_lr / DECADE, best_lr * DECADE)
             inside = lrs[(lrs >= low) & (lrs <= high)]
+            if inside.empty:  # the optimizers' ranges do not meet
+                continue
             estimate = jackknife(partial(_sensitivity, worst=worst, bounds=bounds), by_seed)
             estimate = tuple(np.clip(estimate, 0, 1))  # Student's interval knows no bounds
             rows.append(
@@ -56,9 +60,8 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
 def _shared_ranges(design: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """Return, for each task, the learning rates that all its optimizers' ranges contain."""
     ranges = design.groupby(["task", "optimizer"])["lr"].agg(["min", "max"]).groupby("task")
-    margin = 1 + 1e-6
     return {
-        task: (low / margin, high * margin)
+        task: (low, high)
         for task, low, high in zip(
             ranges["min"].max().index, ranges["min"].max(), ranges["max"].min(), strict=True
         )

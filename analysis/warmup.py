@@ -13,7 +13,7 @@ where only warmup survives.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustlr.analysis._cells import cells, counts, of_role, point_by_seed
+from robustlr.analysis._cells import cells, conditions, counts, of_role, point_by_seed
 from robustlr.analysis._intervals import jackknife
 from robustlr.analysis._plots import draw_intervals
 
@@ -51,4 +51,5 @@ def _retuned(both: pd.DataFrame) -> float:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw both gains."""
-    return draw_intervals(table, "gain", "gain from warmup (0 needs none)", hue=["kind"])
+    others = [name for name in conditions(table) if name != "warmup" or table[name].nunique() > 1]
+    return draw_intervals(table, "gain", "gain from warmup (0 needs none)", hue=["kind", *others])

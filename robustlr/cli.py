@@ -52,6 +52,7 @@ def run(
     found = _create(study, storage)
     _work(found.name, storage, processes, devices)
     _report(found.name, storage, out, [])
+    _fail_if_trials_failed(found.name, storage)
 
 
 @study_app.command()
@@ -66,8 +67,7 @@ def list_studies(storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     database = _open(storage)
     rows = []
     for name in database.study_names():
-        progress = database.progress(name)
-        cells = sum(1 for _ in database.load_study(name).cells())
+        progress, cells = database.progress(name), len(database.cells(name))
         rows.append({"name": name, "cells": cells, "trials": progress.total, **vars(progress)})
     _print_rows(rows, as_json)
 
@@ -98,7 +98,7 @@ def delete(
 ) -> None:
     """Delete a study with all its trials."""
     database = _open(storage)
-    progress = database.progress(database.load_study(name).name)
+    progress = database.progress(name)
     if not yes and not typer.confirm(f"Delete {name} with {progress.complete} finished trials?"):
         raise UserError(f"{name} was not deleted")
     database.delete_study(name)
@@ -114,6 +114,7 @@ def worker(
 ) -> None:
     """Run a study's waiting trials until none waits; start it on as many machines as you like."""
     _work(name, storage, processes, devices)
+    _fail_if_trials_failed(name, storage)
 
 
 @app.command()
@@ -262,6 +263,7 @@ def _create(source: str, url: str) -> "Study":
 
 
 def _work(name: str, url: str, processes: int | None, devices: str | None) -> None:
+    """Run the study's trials; say why some failed."""
     from robustlr.display import ProgressDisplay
     from robustlr.launch import launch, slots
 
@@ -269,24 +271,30 @@ def _work(name: str, url: str, processes: int | None, devices: str | None) -> No
     database.load_study(name)
     where = slots(devices, processes)
     try:
-        with ProgressDisplay(database.progress(name)) as display:
+        with ProgressDisplay() as display:
             launch(database, url, name, where, display)
     except KeyboardInterrupt:
         print("robustlr: stopped; running trials are back in the queue", file=sys.stderr)
         raise typer.Exit(130) from None
-    failures = database.failures(name)
-    for reason, count in failures.items():
+    for reason, count in database.failures(name).items():
         print(f"robustlr: {count} failed: {reason}", file=sys.stderr)
+
+
+def _fail_if_trials_failed(name: str, url: str) -> None:
+    if failed := _open(url).progress(name).failed:
+        raise UserError(
+            f'{failed} trials of study "{name}" failed; mend the cause, then run them again: '
+            f"robustlr worker {name}"
+        )
 
 
 def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:
     from robustlr.report import write_report
 
     database = _open(url)
-    trials = database.trials(name)
-    page = write_report(
-        trials, out or Path("report", name), study=database.load_study(name), only=only
-    )
+    study, progress = database.load_study(name), database.progress(name)
+    folder = out or Path("report", name)
+    page = write_report(database.trials(name), folder, study=study, progress=progress, only=only)
     print(f"report: {page}")
 
 

@@ -19,12 +19,12 @@ PLAIN_SECONDS = 10.0
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     """Shows trials done, rate, time left, diverged and failed counts, for all workers at once."""
 
-    def __init__(self, start: Progress, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
-        self._done_before = start.complete + start.failed
         self._started = self._printed = time.monotonic()
         self._live = Live(console=self._console) if self._console.is_terminal else None
-        self._last = start
+        self._first: Progress | None = None
+        self._last = Progress(0, 0, 0, 0, 0)
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -44,6 +44,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 
     def update(self, progress: Progress) -> None:
         """Show the counts."""
+        self._first = self._first or progress
         self._last = progress
         if self._live is not None:
             row = Table.grid(padding=(0, 1))
@@ -58,10 +59,10 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         self._console.print(self._line(), soft_wrap=True, highlight=False)
 
     def _line(self) -> str:
-        progress = self._last
+        progress, first = self._last, self._first or self._last
         done = progress.complete + progress.failed
         elapsed = time.monotonic() - self._started
-        rate = (done - self._done_before) / elapsed
+        rate = (done - first.complete - first.failed) / elapsed
         parts = [f"{done}/{progress.total} trials"]
         if rate > 0:
             parts.append(f"{60 * rate:.0f}/min")

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from robustlr.errors import UserError
 from robustlr.storage import Progress, Storage
+from robustlr.worker import IMPOSSIBLE
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30.0
@@ -44,17 +45,21 @@ def slots(devices: str | None, processes: int | None) -> list[Slot]:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    count = processes or cores
-    threads = str(max(1, cores // count))
-    return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads})] * count
+    # One thread whatever the number of workers: a sum's bits depend on how many threads share it.
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}
+    return [Slot("cpu", environment)] * (processes or cores)
 
 
 def _gpus(devices: str | None) -> list[str]:
     import torch
 
     present = [str(index) for index in range(torch.cuda.device_count())]
+    # What this process may see can be a part of the machine, as on a cluster; GPU 0 is its first.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else present
     if devices is None:
-        return present
+        return names[: len(present)]
     wanted = present if devices == "all" else devices.split(",")
     missing = [device for device in wanted if device not in present]
     if not present:
@@ -63,7 +68,7 @@ def _gpus(devices: str | None) -> list[str]:
         raise UserError(
             f'--devices {devices}: there is no GPU "{missing[0]}"; there are: {", ".join(present)}'
         )
-    return wanted
+    return [names[int(device)] for device in wanted]
 
 
 class Display(Protocol):
@@ -101,6 +106,7 @@ def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display
     workers: list[_Worker] = []
     with tempfile.TemporaryDirectory(prefix="robustlr-") as logs:
         try:
+            display.update(storage.progress(name))
             for index, slot in enumerate(where):
                 workers.append(_start(slot, url, name, Path(logs, f"{index}.log")))
             while workers:
@@ -117,11 +123,12 @@ def watch(storage: Storage, name: str) -> None:
     """Show the study's progress, whoever runs it, until no trial waits or runs."""
     from robustlr.display import ProgressDisplay
 
-    with ProgressDisplay(progress := storage.progress(name)) as display:
-        while progress.waiting or progress.running:
+    with ProgressDisplay() as display:
+        while True:
+            display.update(progress := storage.progress(name))
+            if not (progress.waiting or progress.running):
+                break
             time.sleep(POLL_SECONDS)
-            progress = storage.progress(name)
-            display.update(progress)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -148,6 +155,9 @@ def _survivors(storage: Storage, url: str, name: str, workers: list[_Worker]) ->
         if not worker.process.poll():  # None: alive; 0: nothing waited
             continue
         storage.give_back_orphans(name)
+        if worker.process.returncode == IMPOSSIBLE:
+            _stop(alive)
+            raise UserError(_tail(worker.log))
         if worker.restarts == MAX_RESTARTS:
             _stop(alive)
             raise UserError(

@@ -105,12 +105,14 @@ def load_task(name: str) -> Task:
 
 def _load_object(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(f'"{name}" is not of the form package.module:object')
     if os.getcwd() not in sys.path:  # a console script does not see the working directory's modules
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f'"{name}" cannot be imported: {error}') from error
+    except Exception as error:  # a user's module can raise anything
+        raise UserError(f'"{name}" cannot be imported: {type(error).__name__}: {error}') from error
     if not hasattr(module, attribute):
         public = [n for n in dir(module) if not n.startswith("_")]
         raise unknown(f"object in {module_name}", attribute, public)

@@ -19,6 +19,7 @@ from robustlr.registry import analyses
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from robustlr.storage import Progress
     from robustlr.study import Study
 
 LONG_TABLE_ROWS = 40
@@ -54,9 +55,16 @@ class Section:
 
 
 def write_report(
-    trials: pd.DataFrame, out: Path, *, study: "Study", only: Sequence[str] = ()
+    trials: pd.DataFrame,
+    out: Path,
+    *,
+    study: "Study",
+    progress: "Progress",
+    only: Sequence[str] = (),
 ) -> Path:
-    """Write the report on a tidy table into the folder ``out`` and return the HTML file.
+    """Write the report on a study's tidy table into the folder ``out``; return the HTML file.
+
+    The page says how many of the study's trials (``progress``) it does not speak of.
 
     Raises:
         UserError: there are no trials, or no analysis has a name in ``only``.
@@ -77,7 +85,7 @@ def write_report(
         )
         sections = [_section(name, modules[name], trials, out) for name in names]
         page = out / "report.html"
-        page.write_text(_render(trials, study, sections), encoding="utf-8")
+        page.write_text(_render(trials, study, progress, sections), encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {out}: {error.strerror}") from error
     return page
@@ -105,7 +113,8 @@ def _section(name: str, module: ModuleType, trials: pd.DataFrame, out: Path) -> 
     table = module.compute(trials)
     question, _, method = (inspect.getdoc(module) or "").partition("\n")
     file = f"{name.replace('-', '_')}.csv"
-    table.to_csv(out / file, index=False)
+    header = pd.DataFrame(columns=["task", "optimizer"])  # an empty file is no CSV
+    (header if table.empty else table).to_csv(out / file, index=False)
     drawn = [] if table.empty else list(pictures(name, module, table))
     for picture in drawn:
         (out / picture.file).write_bytes(picture.png)
@@ -131,12 +140,16 @@ def _html_table(table: pd.DataFrame) -> str:
     return str(table.to_html(index=False, float_format=lambda v: f"{v:.3g}", na_rep="–", border=0))
 
 
-def _render(trials: pd.DataFrame, study: "Study", sections: Sequence[Section]) -> str:
+def _render(
+    trials: pd.DataFrame, study: "Study", progress: "Progress", sections: Sequence[Section]
+) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("robustlr", "."), autoescape=True)
     facts: dict[str, Any] = {
         "trials": len(trials),
+        "total": progress.total,
+        "failed": progress.failed,
         "tasks": ", ".join(trials["task"].unique()),
         "optimizers": ", ".join(trials["optimizer"].unique()),
         "seeds": trials["seed"].nunique(),

@@ -91,6 +91,8 @@ class Choices(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "Choices":
+        if any(isinstance(value, float) and not math.isfinite(value) for value in self.values):
+            raise ValueError("every number must be finite")
         if len(set(self.values)) < len(self.values):
             raise ValueError("the same value is listed twice")
         return self
@@ -134,8 +136,9 @@ def points(space: Mapping[str, Span | Choices], design: Design, count: int) -> l
     if design == "grid":
         axes = [dimension.grid() for dimension in space.values()]
         return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
+    names = sorted(space)  # the order in a file must not decide the points
     return [
-        {name: space[name].at(p) for name, p in zip(space, row, strict=True)}
+        {name: space[name].at(p) for name, p in zip(names, row, strict=True)}
         for row in _positions(design, count, len(space))
     ]
 

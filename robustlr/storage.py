@@ -6,7 +6,7 @@ created, so budgets are exact whoever crashes. Claims and results are single tra
 check the trial's state, so a trial is run by one worker and counted once, on any database.
 
 We write Optuna's tables directly: its own ``ask`` runs queued trials more than once when several
-workers ask (on SQLite and on PostgreSQL), and one transaction a trial is several times faster.
+workers ask (on SQLite and on PostgreSQL), and many small transactions are several times slower.
 The tables and the reading and writing of rows are in ``tables.py`` and ``tidy.py``.
 """
 
@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -24,13 +24,14 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from robustlr.errors import UserError, unknown
+from robustlr.registry import load_optimizer
 from robustlr.space import Choices, Point, Span, Value
 from robustlr.study import Study, difference
 from robustlr.tables import (
     ATTRIBUTES,
+    CELL_ATTRIBUTES,
     CELLS,
     OPTUNA,
-    OWN,
     SPACES,
     STEPS,
     STUDIES,
@@ -98,11 +99,13 @@ class Storage:
         parsed = _parse_url(url)
         self.shown_url = parsed.render_as_string(hide_password=True)
         is_sqlite = parsed.get_backend_name() == "sqlite"
+        if is_sqlite and parsed.database in (None, "", ":memory:"):
+            raise UserError(f'"{url}" names no file, which workers could share: sqlite:///file.db')
         if is_sqlite and not create and parsed.database and not os.path.exists(parsed.database):
             raise self._empty()
         # A writer on SQLite waits for the others; a dropped connection is replaced on next use.
-        options = {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True}
-        self.engine = sa.create_engine(parsed, **options)
+        self._options: dict[str, Any] = {"connect_args": {"timeout": 60}} if is_sqlite else {}
+        self.engine = sa.create_engine(parsed, pool_pre_ping=True, **self._options)
         sa.event.listen(self.engine, "handle_error", self._explain)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if not sa.inspect(self.engine).has_table(STUDIES.name):
@@ -118,6 +121,8 @@ class Storage:
 
     def _explain(self, context: Any) -> None:
         """Turn a database that is away, full or locked into one sentence."""
+        if context.is_pre_ping:  # a dropped connection, about to be replaced
+            return
         error = context.sqlalchemy_exception
         if isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError:
             reason = " ".join(str(context.original_exception).split())
@@ -136,7 +141,7 @@ class Storage:
     def _optuna_storage(self, *, create: bool) -> optuna.storages.RDBStorage:
         return optuna.storages.RDBStorage(
             self.engine.url.render_as_string(hide_password=False),
-            {"poolclass": sa.NullPool},  # so that no connection stays open that nobody closes
+            {"poolclass": sa.NullPool, **self._options},  # nothing stays open that nobody closes
             skip_compatibility_check=not create,
             skip_table_creation=not create,
         )
@@ -146,12 +151,20 @@ class Storage:
         for attempt in range(1, attempts + 1):
             try:
                 self._optuna_storage(create=True)
-                OWN.create_all(self.engine)
+                with self.engine.begin() as connection:
+                    connection.execute(sa.schema.CreateTable(STUDIES, if_not_exists=True))
                 break
-            except (sa.exc.DatabaseError, optuna.exceptions.StorageInternalError):
-                # Another process makes the tables right now; the next look finds more of them.
+            except (
+                sa.exc.DatabaseError,
+                optuna.exceptions.StorageInternalError,
+                RuntimeError,
+            ) as error:
+                # Another process may be making the tables; the next look finds more of them.
                 if attempt == attempts:
-                    raise
+                    reason = " ".join(str(error.__cause__ or error).split())
+                    raise UserError(
+                        f"no tables can be made in {self.shown_url}: {reason}"
+                    ) from error
                 time.sleep(0.5)
         if self.engine.dialect.name == "sqlite":
             with self.engine.connect() as connection:
@@ -186,6 +199,36 @@ class Storage:
                 f'a different study named "{study.name}" exists (stored → this one):\n  {changes}\n'
                 f"Give this one another name, or delete that one: robustlr study delete {study.name}"
             )
+        self.check_unchanged(study)
+
+    def check_unchanged(self, study: Study) -> None:
+        """Check that the stored study's tasks and optimizers are here, and as they were.
+
+        Raises:
+            UserError: one cannot be loaded, or a task's scale has changed since the study was
+                created; trials from before and after would not compare.
+        """
+        query = sa.select(CELL_ATTRIBUTES.c.value_json).where(
+            CELL_ATTRIBUTES.c.study_id.in_(cells_of(study.name)),
+            CELL_ATTRIBUTES.c.key == "robustlr",
+        )
+        with self.engine.connect() as connection:
+            stored = [json.loads(text) for text in connection.scalars(query)]
+        protocols = {str((d["task"], d["conditions"])): d["protocol"] for d in stored}
+        for optimizer in study.optimizers.values():
+            if ":" in optimizer.target:
+                load_optimizer(optimizer.target)
+        for cell in study.cells():
+            before = protocols[str((cell.task, dict(cell.conditions)))]
+            here = cell.protocol()
+            changed = [
+                f"{k}: {before.get(k)} → {here[k]}" for k in here if before.get(k) != here[k]
+            ]
+            if changed:
+                raise UserError(
+                    f'the task {cell.task} has changed since study "{study.name}" was created '
+                    f"({', '.join(changed)}); create the study under another name"
+                )
 
     def load_study(self, name: str) -> Study:
         """Return the stored study of that name.
@@ -193,11 +236,20 @@ class Storage:
         Raises:
             UserError: there is none.
         """
+        return Study.model_validate_json(self._require(name))
+
+    def _require(self, name: str) -> str:
         with self.engine.connect() as connection:
             spec = connection.scalar(sa.select(STUDIES.c.spec).where(STUDIES.c.name == name))
         if spec is None:
             raise unknown(f"study in {self.shown_url}", name, self.study_names())
-        return Study.model_validate_json(spec)
+        return str(spec)
+
+    def cells(self, name: str) -> list[str]:
+        """Return the names of the study's cells."""
+        query = sa.select(CELLS.c.study_name).where(CELLS.c.study_id.in_(cells_of(name)))
+        with self.engine.connect() as connection:
+            return list(connection.scalars(query.order_by(CELLS.c.study_id)))
 
     def study_names(self) -> list[str]:
         """Return the names of all studies, oldest first."""
@@ -210,7 +262,7 @@ class Storage:
         Raises:
             UserError: there is none of that name.
         """
-        self.load_study(name)
+        self._require(name)
         cells = cells_of(name)
         trials = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id.in_(cells))
         with self.engine.begin() as connection:
@@ -249,7 +301,7 @@ class Storage:
         """
         from robustlr.tidy import read_trials
 
-        self.load_study(name)
+        self._require(name)
         with self.engine.connect() as connection:
             return read_trials(connection, name)
 
@@ -306,16 +358,20 @@ class Storage:
             for name, dimension in space.items()
         }
 
-    def report(self, claim: Claim, steps: Sequence[tuple[int, float]]) -> None:
-        """Store intermediate values ``(step, value)`` of a running trial."""
+    def report(self, claim: Claim, values: Mapping[int, float]) -> None:
+        """Store a running trial's intermediate values by step; the last value of a step counts."""
         stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
         rows = []
-        for step, value in steps:
+        for step, value in values.items():
             number, kind = stored(value)
             row = {"trial_id": claim.trial_id, "step": step}
             rows.append(row | {"intermediate_value": number, "intermediate_value_type": kind})
-        if rows:
-            with self.engine.begin() as connection:
+        if not rows:
+            return
+        again = (STEPS.c.trial_id == claim.trial_id) & STEPS.c.step.in_(list(values))
+        with self.engine.begin() as connection:
+            if connection.scalar(sa.select(_owned(claim.trial_id, claim.worker))):
+                connection.execute(sa.delete(STEPS).where(again))
                 connection.execute(sa.insert(STEPS), rows)
 
     def complete(self, claim: Claim, outcome: Outcome, provenance: Mapping[str, Any]) -> bool:
@@ -331,7 +387,7 @@ class Storage:
         if outcome.diverged:
             attributes["diverged"] = True
         with self.engine.begin() as connection:
-            if not _end(connection, claim, TrialState.COMPLETE):
+            if not _end(connection, claim.trial_id, claim.worker, TrialState.COMPLETE):
                 return False
             connection.execute(sa.insert(VALUES), row | {"trial_id": claim.trial_id})
             insert_attributes(connection, {claim.trial_id: attributes})
@@ -340,13 +396,13 @@ class Storage:
     def fail(self, claim: Claim, reason: str) -> None:
         """Mark the trial as failed, which is not a result: ``requeue_failed`` has it run again."""
         with self.engine.begin() as connection:
-            if _end(connection, claim, TrialState.FAIL):
+            if _end(connection, claim.trial_id, claim.worker, TrialState.FAIL):
                 insert_attributes(connection, {claim.trial_id: {"failure": reason}})
 
     def give_back(self, claim: Claim) -> None:
         """Return a running trial to the queue."""
         with self.engine.begin() as connection:
-            if _end(connection, claim, TrialState.WAITING):
+            if _end(connection, claim.trial_id, claim.worker, TrialState.WAITING):
                 _forget(connection, [claim.trial_id])
 
     def give_back_orphans(self, name: str) -> int:
@@ -358,14 +414,28 @@ class Storage:
             .where(ours, TRIALS.c.state == TrialState.RUNNING, ATTRIBUTES.c.key == "worker")
         )
         with self.engine.begin() as connection:
-            rows = connection.execute(running).all()
-            orphans = [trial_id for trial_id, worker in rows if _is_gone(json.loads(worker))]
-            return _requeue(connection, TRIALS.c.trial_id.in_(orphans), TrialState.RUNNING)
+            owners = {trial: json.loads(text) for trial, text in connection.execute(running)}
+            orphans = [
+                trial
+                for trial, worker in owners.items()
+                if _is_gone(worker) and _end(connection, trial, worker, TrialState.WAITING)
+            ]
+            _forget(connection, orphans)
+            return len(orphans)
 
     def requeue_failed(self, name: str) -> int:
         """Return the study's failed trials to the queue; count them."""
+        failed = (TRIALS.c.study_id.in_(cells_of(name))) & (TRIALS.c.state == TrialState.FAIL)
+        update = (
+            sa.update(TRIALS)
+            .where(failed)
+            .values(state=TrialState.WAITING, datetime_complete=None)
+            .returning(TRIALS.c.trial_id)
+        )
         with self.engine.begin() as connection:
-            return _requeue(connection, TRIALS.c.study_id.in_(cells_of(name)), TrialState.FAIL)
+            trial_ids = connection.scalars(update).all()
+            _forget(connection, trial_ids)
+            return len(trial_ids)
 
     def failures(self, name: str) -> dict[str, int]:
         """Return how often each reason for failed trials occurs, the most frequent first."""
@@ -386,7 +456,7 @@ def _parse_url(url: str) -> sa.URL:
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         parsed.get_dialect().import_dbapi()
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise UserError(
             f'"{url}" is no database URL; write sqlite:///file.db or postgresql://user@host/name'
         ) from error
@@ -418,36 +488,24 @@ def _is_gone(worker: str) -> bool:
     return False
 
 
-def _owned(claim: Claim) -> sa.ColumnElement[bool]:
+def _owned(trial_id: int, worker: str) -> sa.ColumnElement[bool]:
     return (
         sa.exists()
-        .where(ATTRIBUTES.c.trial_id == claim.trial_id, ATTRIBUTES.c.key == "worker")
-        .where(ATTRIBUTES.c.value_json == json.dumps(claim.worker))
+        .where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == "worker")
+        .where(ATTRIBUTES.c.value_json == json.dumps(worker))
     )
 
 
-def _end(connection: sa.Connection, claim: Claim, state: TrialState) -> bool:
-    """Move a running trial that the claim still owns to ``state``; return whether it was."""
+def _end(connection: sa.Connection, trial_id: int, worker: str, state: TrialState) -> bool:
+    """Move a running trial that ``worker`` still owns to ``state``; return whether it was."""
     ended = None if state == TrialState.WAITING else now()
     update = (
         sa.update(TRIALS)
-        .where(TRIALS.c.trial_id == claim.trial_id, TRIALS.c.state == TrialState.RUNNING)
-        .where(_owned(claim))
+        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
+        .where(_owned(trial_id, worker))
         .values(state=state, datetime_complete=ended)
     )
     return connection.execute(update).rowcount == 1
-
-
-def _requeue(connection: sa.Connection, which: sa.ColumnElement[bool], state: TrialState) -> int:
-    update = (
-        sa.update(TRIALS)
-        .where(which, TRIALS.c.state == state)
-        .values(state=TrialState.WAITING, datetime_complete=None)
-        .returning(TRIALS.c.trial_id)
-    )
-    trial_ids = connection.scalars(update).all()
-    _forget(connection, trial_ids)
-    return len(trial_ids)
 
 
 def _forget(connection: sa.Connection, trial_ids: Iterable[int]) -> None:

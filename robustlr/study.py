@@ -3,12 +3,13 @@
 import hashlib
 import itertools
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,11 +18,14 @@ from robustlr.registry import load_optimizer, load_task, studies
 from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
 from robustlr.task import Config
 
+if TYPE_CHECKING:
+    from robustlr.optim.entry import Entry
+
 Role = Literal["design", "adaptive", "default"]
 """Why a trial is run: at a point decided in advance, at one that ``tpe`` chooses, or out of the box."""
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Values = Annotated[tuple[Value, ...], Field(strict=False, min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class StudyOptimizer(Frozen):
@@ -39,8 +43,9 @@ class StudyOptimizer(Frozen):
 class Study(Frozen):
     """A study. Two equal studies have the same hash, whatever their files look like.
 
-    ``points`` is the number of points a cell has under ``random``, ``sobol`` and ``tpe``; a grid has
-    its own. ``seeds`` trials are run at each point and, with role ``default``, out of the box.
+    ``points`` is the number of points a cell has under ``random`` and ``sobol``; a grid has its own.
+    ``seeds`` trials are run at each point and, with role ``default``, out of the box. Under ``tpe``
+    each of ``points`` × ``seeds`` trials has a point of its own.
     """
 
     name: Name
@@ -73,7 +78,7 @@ class Study(Frozen):
     @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits over everything but the question, which decides no trial."""
-        document = json.dumps(self.model_dump(exclude={"question"}), sort_keys=True)
+        document = json.dumps(_canonical(self.model_dump(exclude={"question"})), sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:16]
 
     def cells(self) -> Iterator["Cell"]:
@@ -99,7 +104,7 @@ class Study(Frozen):
             with _at("tasks"):
                 load_task(name)
         for cell in self.cells():
-            load_task(cell.task).scale_of(cell.config({}, seed=0))
+            cell.protocol()
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,10 @@ class Cell:
             scale=self.study.scale,
             conditions=self.conditions,
         )
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the task's scale under the cell's conditions, by field."""
+        return asdict(load_task(self.task).scale_of(self.config({}, seed=0)))
 
     def default_point(self) -> Point:
         """Return the out-of-the-box setting of the searched hyperparameters.
@@ -209,7 +218,7 @@ def load_study(source: str | Path) -> Study:
 
 def difference(old: Study, new: Study) -> list[str]:
     """Return a line for every value that differs, ``key: old → new``."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = (_flat(_canonical(study.model_dump())) for study in (old, new))
     return [
         f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
         for key in dict.fromkeys((*before, *after))
@@ -217,9 +226,18 @@ def difference(old: Study, new: Study) -> list[str]:
     ]
 
 
+def _canonical(value: Any) -> Any:
+    """Return the value with every number a float and every sequence a list: 1 and 1.0 are one."""
+    if isinstance(value, dict):
+        return {key: _canonical(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(part) for part in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
+        return {prefix: f"{value:g}" if isinstance(value, float) else value}
     return {
         key: leaf
         for name, part in value.items()
@@ -265,26 +283,42 @@ def _check_optimizer(optimizer: StudyOptimizer, design: Design) -> None:
     if "lr" not in optimizer.space:
         raise UserError("values for lr are missing, as in lr = { log = [1e-4, 1.0], points = 5 }")
     for name, space in optimizer.space.items():
-        _check_space(name, space, design)
+        if design == "grid" and isinstance(space, Span) and space.points is None:
+            raise UserError(f"{name}: a grid needs the number of points, as in {{ …, points = 5 }}")
         has_default = name in entry.default or name in optimizer.default or known[name] is not None
         if not has_default and not _is_fixed(space):
             raise UserError(
                 f"{name}: {optimizer.target} has no default for it; give one in "
                 f"[optimizers.{optimizer.name}.default]"
             )
+    _check_values(optimizer, entry)
 
 
-def _check_space(name: str, space: Span | Choices, design: Design) -> None:
-    lowest = space.low if isinstance(space, Span) else min(_numbers(space), default=1.0)
-    if name == "lr" and (lowest <= 0 or (isinstance(space, Choices) and not space.is_numeric)):
-        shown = space.low if isinstance(space, Span) else _toml(space.values)
-        raise UserError(f"lr = {shown}: a learning rate must be a number above 0")
-    if design == "grid" and isinstance(space, Span) and space.points is None:
-        raise UserError(f"{name}: a grid needs the number of points, as in {{ …, points = 5 }}")
+def _check_values(optimizer: StudyOptimizer, entry: "Entry") -> None:
+    """Check every listed value, every end of an interval and the default by trying them out."""
+    tried: list[tuple[str, Value]] = list(optimizer.default.items())
+    for name, space in optimizer.space.items():
+        ends = (space.low, space.high) if isinstance(space, Span) else space.values
+        tried += [(name, value) for value in ends]
+    for name, value in tried:
+        usual = entry.default.get(name, entry.arguments[name])
+        if _kind(value) == "a number" and not math.isfinite(float(value)):
+            raise UserError(f"{name} = {value}: every number must be finite")
+        if name == "lr" and not (_kind(value) == "a number" and float(value) > 0):
+            raise UserError(f"lr = {_toml(value)}: a learning rate must be a number above 0")
+        if usual is not None and _kind(value) != _kind(usual):
+            raise UserError(f"{name} = {_toml(value)}: this must be {_kind(usual)}")
+    start: dict[str, Value] = {name: space.at(0) for name, space in optimizer.space.items()}
+    for point in (start, *({**start, name: value} for name, value in tried)):
+        if reason := entry.refuses(point):
+            shown = ", ".join(f"{name} = {_toml(value)}" for name, value in point.items())
+            raise UserError(f"{optimizer.target} refuses {shown}: {reason}")
 
 
-def _numbers(space: Choices) -> list[float]:
-    return [float(v) for v in space.values if isinstance(v, int | float)]
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else "text"
 
 
 def _is_fixed(space: Span | Choices) -> bool:
@@ -309,6 +343,7 @@ def _sentence(error: Any) -> str:
     """Return pydantic's error as one sentence that names the key, the value and what is valid."""
     path = [str(part) for part in error["loc"]]
     path = [p for p in path if p not in ("values", "space", "bool", "int", "float", "str")]
+    path = ["class" if p == "target" else p for p in path]
     key, value, kind = ".".join(path), error["input"], error["type"]
     if error["loc"] and error["loc"][-1] in ("bool", "int", "float", "str"):
         return f"{key} = {_toml(value)}: this must be a number, text, true or false"

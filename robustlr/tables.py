@@ -35,10 +35,9 @@ TRIALS, PARAMS = OPTUNA.tables["trials"], OPTUNA.tables["trial_params"]
 VALUES, STEPS = OPTUNA.tables["trial_values"], OPTUNA.tables["trial_intermediate_values"]
 ATTRIBUTES = OPTUNA.tables["trial_user_attributes"]
 
-OWN = sa.MetaData()
 STUDIES = sa.Table(
     "robustlr_studies",
-    OWN,
+    sa.MetaData(),
     sa.Column("name", sa.String(200), primary_key=True),
     sa.Column("hash", sa.String(16), nullable=False),
     sa.Column("spec", sa.Text, nullable=False),
@@ -55,8 +54,10 @@ def now() -> datetime:
 
 def cells_of(name: str) -> sa.Select[Any]:
     """Return the query for the ids of a study's cells."""
-    prefix = CELLS.c.study_name.startswith(f"{name}/", autoescape=True)
-    return sa.select(CELLS.c.study_id).where(prefix)
+    prefix = f"{name}/"  # not LIKE, which takes "test" for "Test" on SQLite
+    return sa.select(CELLS.c.study_id).where(
+        sa.func.substr(CELLS.c.study_name, 1, len(prefix)) == prefix
+    )
 
 
 def insert_trials(connection: sa.Connection, study: Study) -> None:
@@ -107,6 +108,7 @@ def _insert_cell(connection: sa.Connection, cell: Cell) -> int:
         "optimizer": cell.optimizer.name,
         "target": cell.optimizer.target,
         "scale": cell.study.scale,
+        "protocol": cell.protocol(),
         "conditions": dict(cell.conditions),
         "metric": task.metric,
         "direction": task.direction,

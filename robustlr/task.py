@@ -96,6 +96,7 @@ class Task(ABC):
     """A training problem with a metric.
 
     ``worst`` is what a diverged run is worth: the value of a model that learnt nothing.
+    ``conditions`` are the factors of ``CONDITIONS`` that the task honours.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Task(ABC):
     direction: Literal["minimize", "maximize"] = "minimize"
     worst: float
     scales: Mapping[str, Scale]
+    conditions: tuple[str, ...] = CONDITIONS
 
     @abstractmethod
     def run(self, config: Config, report: Report, device: str = "cpu") -> Outcome:
@@ -119,8 +121,8 @@ class Task(ABC):
             raise unknown(f"scale of {self.name}", config.scale, self.scales)
         scale = self.scales[config.scale]
         for name, value in config.conditions.items():
-            if name not in CONDITIONS:
-                raise unknown(f"condition of {self.name}", name, CONDITIONS)
+            if name not in self.conditions:
+                raise unknown(f"condition of {self.name}", name, self.conditions)
             scale = replace(scale, **{name: _condition(scale, name, value)})
         return scale
 
@@ -133,6 +135,26 @@ class Task(ABC):
     def diverged(self, **known: Any) -> Outcome:
         """Return the outcome of a run that diverged: the worst value."""
         return Outcome(value=self.worst, test_value=self.worst, diverged=True, **known)
+
+    def outcome(self, result: object) -> Outcome:
+        """Return what a run gave back as an outcome of plain, finite numbers.
+
+        Raises:
+            TypeError: the result is neither a number nor an ``Outcome``.
+        """
+        if not isinstance(result, Outcome):
+            try:
+                result = Outcome(value=float(result))  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                kind = type(result).__name__
+                raise TypeError(f"a task returns a number or an Outcome, not {kind}") from None
+        steps = None if result.steps is None else int(result.steps)
+        initial = None if result.initial is None else float(result.initial)
+        if result.diverged or not math.isfinite(result.value):
+            return self.diverged(initial=initial, steps=steps)
+        test = None if result.test_value is None else self.capped(float(result.test_value))
+        value = self.capped(float(result.value))
+        return Outcome(value=value, initial=initial, test_value=test, steps=steps)
 
 
 def _condition(scale: Scale, name: str, value: Value) -> Any:
@@ -162,23 +184,20 @@ def _condition(scale: Scale, name: str, value: Value) -> Any:
 class FunctionTask(Task):
     """A task that is your own training function.
 
-    ``function(config, report)`` trains once and returns the final validation metric; a result that
-    is not finite is a diverged run. It may return an ``Outcome`` to say more.
+    ``function(config, report)`` trains once and returns the final validation metric, or an
+    ``Outcome`` to say more; a result that is not finite is a diverged run. A study can vary those
+    ``conditions`` that the function reads from ``config.conditions`` and that are named here.
     """
 
     function: Callable[[Config, Report], float | Outcome]
     scales: Mapping[str, Scale] = field(
-        default_factory=lambda: {"small": Scale(steps=1, batch_size=1)}
+        default_factory=lambda: {"small": Scale(steps=1, batch_size=1, warmup=0.1)}
     )
+    conditions: tuple[str, ...] = ()
 
     def run(self, config: Config, report: Report, device: str = "cpu") -> Outcome:
         """Call the function; it chooses its own device."""
-        result = self.function(config, report)
-        if isinstance(result, Outcome):
-            return result
-        if not math.isfinite(result):
-            return self.diverged()
-        return Outcome(value=self.capped(float(result)))
+        return self.outcome(self.function(config, report))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,8 @@ def _add_attributes(
 ) -> None:
     query = sa.select(ATTRIBUTES.c.trial_id, ATTRIBUTES.c.key, ATTRIBUTES.c.value_json)
     for trial_id, key, text in connection.execute(query.join(TRIALS).where(ours)):
+        if trial_id not in rows:  # it was completed after the first query
+            continue
         value = json.loads(text)
         if key == "result":
             rows[trial_id] |= {column: value[column] for column in COLUMNS if column in value}
@@ -89,6 +91,7 @@ def _add_hyperparameters(
     names: dict[str, None] = {}
     query = sa.select(*columns).join(TRIALS).where(ours).order_by(PARAMS.c.param_id)
     for trial_id, name, value, stored_as in connection.execute(query):
-        names[name] = None
-        rows[trial_id][name] = external_value(stored_as, value)
+        if trial_id in rows:
+            names[name] = None
+            rows[trial_id][name] = external_value(stored_as, value)
     return list(names)

@@ -25,6 +25,10 @@ FLUSH_SECONDS = 2.0
 """Reports are written together: every transaction costs about as much as a short training step."""
 
 
+IMPOSSIBLE = 2
+"""The exit status of a worker that cannot work, however often it is started."""
+
+
 class StopRequested(BaseException):
     """A signal asked the worker to stop while it trained."""
 
@@ -63,12 +67,12 @@ class Reporter:
 
     def __init__(self, storage: Storage, claim: Claim, signals: Signals) -> None:
         self._storage, self._claim, self._signals = storage, claim, signals
-        self._waiting: list[tuple[int, float]] = []
+        self._waiting: dict[int, float] = {}
         self._flushed = time.monotonic()
 
     def __call__(self, step: int, value: float) -> None:
         """Take one value; it is written with others."""
-        self._waiting.append((step, value))
+        self._waiting[int(step)] = float(value)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             with self._signals.interruptible(False):
                 self.flush()
@@ -76,7 +80,7 @@ class Reporter:
     def flush(self) -> None:
         """Write what waits."""
         self._storage.report(self._claim, self._waiting)
-        self._waiting = []
+        self._waiting = {}
         self._flushed = time.monotonic()
 
 
@@ -91,19 +95,19 @@ def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
     report = Reporter(storage, claim, signals)
     started = time.monotonic()
     try:
+        task = load_task(claim.config.task)
         with signals.interruptible():
-            outcome = load_task(claim.config.task).run(claim.config, report, device)
+            outcome = task.outcome(task.run(claim.config, report, device))
+        seconds = time.monotonic() - started
+        report.flush()
+        storage.complete(claim, outcome, {"seconds": seconds, **_provenance(device)})
     except StopRequested:
         storage.give_back(claim)
-    except Exception as error:  # whatever a task raises costs this trial, not the worker
+    except (Exception, SystemExit) as error:  # whatever a task raises costs this trial alone
         traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         storage.fail(claim, f"{type(error).__name__}: {error} (at {where})")
-    else:
-        seconds = time.monotonic() - started
-        report.flush()
-        storage.complete(claim, outcome, {"seconds": seconds, **_provenance(device)})
 
 
 @cache
@@ -144,12 +148,17 @@ def _commit() -> str | None:
 
 
 def main() -> None:
-    """Work on the study and device named on the command line."""
+    """Work on the study and device named on the command line; exit with 2 if that is impossible."""
     _, name, device = sys.argv
+    signals = Signals()
     try:
-        work(Storage(os.environ["ROBUSTLR_STORAGE"]), name, device, Signals())
+        storage = Storage(os.environ["ROBUSTLR_STORAGE"])
+        # Before the first claim: a machine that lacks a task must not fail everybody's trials.
+        storage.check_unchanged(storage.load_study(name))
     except UserError as error:
-        sys.exit(f"robustlr: {error}")
+        print(error, file=sys.stderr)
+        sys.exit(IMPOSSIBLE)
+    work(storage, name, device, signals)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Studies and tasks that tests share. Workers import this module to find the tasks."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
 from robustlr.study import Study, load_study
-from robustlr.task import Config, FunctionTask, Report, Scale
+from robustlr.task import Config, FunctionTask, Report
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +53,16 @@ def _deadly(config: Config, report: Report) -> float:
     return 0.25
 
 
+def _odd(config: Config, report: Report) -> object:
+    """Return and report what no task should, a different thing for each seed."""
+    report(1, 0.5)
+    report(1, 0.25)
+    if config.seed == 3:
+        sys.exit("done")
+    results: list[object] = [None, "0.5x", float("inf")]
+    return results[config.seed]
+
+
 def _nan(config: Config, report: Report) -> float:
     return float("nan")
 
@@ -65,4 +76,5 @@ counted = _task("counted", _counted)
 slow = _task("slow", _slow)
 broken = _task("broken", _broken)
 deadly = _task("deadly", _deadly)
-nan = _task("nan", _nan, scales={"small": Scale(steps=1, batch_size=1, warmup=0.1)})
+nan = _task("nan", _nan)
+odd = _task("odd", _odd)

@@ -44,7 +44,19 @@ def _trials(
     return pd.DataFrame(rows)
 
 
+def _random_design(count: int) -> pd.DataFrame:
+    """Every point has a learning rate and a weight decay of its own."""
+    generator = np.random.default_rng(0)
+    trials = _trials().query("role == 'design'").sample(count, random_state=0)
+    lrs, decays = 10.0 ** generator.uniform(-4, 0, count), generator.uniform(0, 0.1, count)
+    return trials.assign(lr=lrs, weight_decay=decays, seed=0)
+
+
 HARD = {
+    "random design": _random_design(80),
+    "disjoint ranges": _trials().assign(
+        lr=lambda t: t["lr"].where(t["optimizer"] == "flat", t["lr"] * 1e6)
+    ),
     "one trial": _trials().iloc[[1]],
     "one default trial": _trials().iloc[[0]],
     "one seed": _trials(seeds=1),
@@ -197,8 +209,37 @@ def test_heatmap_marks_the_best_the_edge_and_the_diverged() -> None:
     table = heatmap.compute(_trials({"rising": (0.1, 0.2, 0.3, 0.9)}, noise=0.0, warmups=(True,)))
     best = table[table["best"]].iloc[0]
     assert (best["x"], best["y"], best["hyperparameter"]) == (1e-3, 0.0, "weight_decay")
-    assert best["edge"] == "lr"  # two values of weight decay have nothing but edges
+    assert best["edge"] == "lr and weight_decay"
+    inner = heatmap.compute(_trials({"valley": (0.2, 0.1, 0.2, 0.3)}, noise=0.0, warmups=(True,)))
+    assert inner[inner["best"]]["edge"].tolist() == ["weight_decay"]
     assert table[table["diverged"] > 0]["x"].unique().tolist() == [1.0]
+
+
+def test_heatmap_bins_what_has_too_many_values_to_draw() -> None:
+    trials = _random_design(80)
+    table = heatmap.compute(trials)
+    assert table["x"].nunique() <= 8
+    assert table["y"].nunique() <= 8
+    cells = trials.groupby(["optimizer", "warmup"])
+    assert len(table) > 8 * len(cells)
+    assert table["x"].between(trials["lr"].min(), trials["lr"].max()).all()
+
+
+def test_heatmap_prefers_weight_decay() -> None:
+    trials = _trials(warmups=(True,))
+    trials.insert(0, "beta1", np.where(trials["lr"] > 0.01, 0.9, 0.0))
+    assert heatmap.compute(trials)["hyperparameter"].unique().tolist() == ["weight_decay"]
+
+
+def test_the_common_range_survives_rounding() -> None:
+    trials = _trials(noise=0.0, warmups=(True,))
+    trials["lr"] = trials["lr"].replace(1e-3, 1.15478198e-3)
+    row = _cell(sensitivity, trials, optimizer="flat", range="common")
+    assert row["lr_low"] == pytest.approx(1.15478e-3)
+
+
+def test_gap_says_nothing_about_adaptive_designs() -> None:
+    assert gap.compute(HARD["only adaptive"]).empty
 
 
 def test_mean_interval_covers_the_truth_as_often_as_it_says() -> None:

@@ -18,7 +18,8 @@ import typer
 
 from robustlr.cli import app
 from robustlr.registry import analyses
-from tests.helpers import ROOT
+from robustlr.study import load_study
+from tests.helpers import ROOT, study_from
 
 TINY = """
 name = "tiny"
@@ -214,6 +215,17 @@ def test_ctrl_c_gives_running_trials_back(tmp_path: Path) -> None:
     assert (state()["waiting"], state()["running"]) == (3, 0)
 
 
+def test_failed_trials_make_the_command_fail_after_its_report(tmp_path: Path) -> None:
+    text = (
+        'name="broken"\nseeds=2\ntasks=["tests.helpers:broken"]\n[optimizers.nero]\nlr=[0.1, 1.0]\n'
+    )
+    (tmp_path / "broken.toml").write_text(text, encoding="utf-8")
+    done = _robustlr("run", "broken.toml", "--processes", "1", cwd=tmp_path, code=2)
+    assert "3 failed: RuntimeError: the machine is on fire" in done.stderr
+    assert '3 trials of study "broken" failed; mend the cause' in done.stderr
+    assert "3 of 6" in (tmp_path / "report/broken/report.html").read_text(encoding="utf-8")
+
+
 def test_the_dashboard_serves_the_studies_on_loopback(tmp_path: Path) -> None:
     _robustlr("study", "create", "smoke", cwd=tmp_path)
     with socket.socket() as free:
@@ -257,5 +269,5 @@ def test_the_readme_is_true(tmp_path: Path) -> None:
     for command in commands:
         _robustlr(*command.split(), cwd=tmp_path)
     assert (tmp_path / "report/mine/report.html").exists()
-    smoke = re.findall(r'```toml\n(name = "smoke".*?)```', text, re.DOTALL)
-    assert len(smoke) == 1
+    (smoke,) = re.findall(r'```toml\n(name = "smoke".*?)```', text, re.DOTALL)
+    assert study_from(tmp_path, smoke).hash == load_study("smoke").hash

@@ -1,5 +1,6 @@
 """The built package holds everything that the checkout holds, and no name that is not ours."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,17 +15,8 @@ from tests.helpers import ROOT
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
-    # The checkout's changes too, so that the test speaks of what is here and not of the last commit.
-    git = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    changed = subprocess.run(
-        git, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    for name in changed:
-        path = ROOT / name
-        if path.is_file() and not path.is_symlink():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes(path.read_bytes())
+    left_out = shutil.ignore_patterns(".*", "build", "report", "*.db*", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=left_out)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder)]
     subprocess.run([*build, str(source)], cwd=folder, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")

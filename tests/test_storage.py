@@ -2,16 +2,19 @@ import multiprocessing as mp
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy as sa
 
+from robustlr import tidy
 from robustlr.errors import UserError
 from robustlr.storage import Progress, Storage, worker_name
 from robustlr.study import Study, load_study
 from robustlr.task import Outcome
 from robustlr.tidy import COLUMNS
+from tests import real
 from tests.helpers import study_from
 
 STUDY = """
@@ -89,7 +92,7 @@ def test_results_come_back_in_the_tidy_table(storage: Storage, study: Study) -> 
     storage.create_study(study)
     name = study.name
     while (claim := storage.claim(name, "me:1:cpu")) is not None:
-        storage.report(claim, [(1, 0.75), (2, float("nan"))])
+        storage.report(claim, {1: 0.75, 2: float("nan")})
         outcome = Outcome(value=0.5, initial=1.0, test_value=0.25, steps=2)
         outcome = replace(outcome, diverged=claim.config.optimizer == "nero")
         assert storage.complete(claim, outcome, {"seconds": 1.5, "device": "cpu"})
@@ -116,7 +119,7 @@ def test_optuna_reads_what_we_write(storage: Storage, study: Study) -> None:
     storage.create_study(study)
     claim = storage.claim(study.name, "me:1:cpu")
     assert claim is not None
-    storage.report(claim, [(1, 0.75), (2, float("inf"))])
+    storage.report(claim, {1: 0.75, 2: float("inf")})
     storage.complete(claim, Outcome(value=0.5, diverged=True), {"seconds": 1.5})
     found = optuna.load_study(study_name=claim.cell, storage=storage.as_optuna())
     assert found.direction == optuna.study.StudyDirection.MINIMIZE
@@ -149,7 +152,7 @@ def test_a_failed_trial_is_queued_again_with_its_reason_forgotten(
     storage.create_study(study)
     claim = storage.claim(study.name, "me:1:cpu")
     assert claim is not None
-    storage.report(claim, [(1, 0.5)])
+    storage.report(claim, {1: 0.5})
     storage.fail(claim, "boom")
     assert storage.failures(study.name) == {"boom": 1}
     assert storage.progress(study.name).failed == 1
@@ -157,7 +160,7 @@ def test_a_failed_trial_is_queued_again_with_its_reason_forgotten(
     assert storage.failures(study.name) == {}
     again = storage.claim(study.name, "me:1:cpu")
     assert again == claim
-    storage.report(again, [(1, 0.5)])  # the first run's report is gone
+    storage.report(again, {1: 0.5})  # the first run's report is gone
 
 
 def test_a_worker_that_lost_its_trial_cannot_write_a_result(storage: Storage, study: Study) -> None:
@@ -217,7 +220,7 @@ def test_deleting_a_study_leaves_the_others(storage: Storage, study: Study) -> N
         storage.create_study(each)
         claim = storage.claim(each.name, "me:1:cpu")
         assert claim is not None
-        storage.report(claim, [(1, 0.5)])
+        storage.report(claim, {1: 0.5})
         storage.complete(claim, Outcome(value=0.5), {"seconds": 0.0})
     storage.delete_study("test")
     assert storage.study_names() == ["test2"]
@@ -238,9 +241,81 @@ def test_unknown_studies_name_the_nearest(storage: Storage) -> None:
             call("smokes")
 
 
+def test_studies_whose_names_differ_in_case_are_apart(storage: Storage, study: Study) -> None:
+    for name in ("test", "Test", "t_st", "test2"):
+        storage.create_study(study.model_copy(update={"name": name}))
+    total = sum(len(cell.trials()) for cell in study.cells())
+    assert storage.progress("test").total == total
+    assert len(storage.cells("test")) == 4
+    storage.delete_study("test")
+    assert [storage.progress(name).total for name in ("Test", "t_st", "test2")] == [total] * 3
+
+
+def test_trials_that_end_while_the_table_is_read_are_left_out(
+    storage: Storage, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.create_study(study)
+    claims = [storage.claim(study.name, "me:1:cpu") for _ in range(2)]
+    assert claims[0] is not None
+    storage.complete(claims[0], Outcome(value=0.5), {"seconds": 0.0})
+    read = tidy._add_attributes
+
+    def complete_another_first(*arguments: Any) -> None:
+        assert claims[1] is not None
+        storage.complete(claims[1], Outcome(value=0.25), {"seconds": 0.0})
+        read(*arguments)
+
+    monkeypatch.setattr(tidy, "_add_attributes", complete_another_first)
+    assert storage.trials(study.name)["value"].tolist() == [0.5]
+
+
+def test_the_last_report_of_a_step_counts(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    claim = storage.claim(study.name, "me:1:cpu")
+    assert claim is not None
+    storage.report(claim, {1: 0.5, 2: 0.4})
+    storage.report(claim, {2: 0.3})
+    found = optuna.load_study(study_name=claim.cell, storage=storage.as_optuna())
+    number = next(t for t in found.trials if t.state == optuna.trial.TrialState.RUNNING)
+    assert number.intermediate_values == {1: 0.5, 2: 0.3}
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_a_connection_that_the_server_dropped_is_replaced(
+    postgresql_server: Any, study: Study
+) -> None:
+    postgresql_server.psql("CREATE DATABASE dropped;")
+    with Storage(postgresql_server.get_uri(database="dropped"), create=True) as storage:
+        storage.create_study(study)
+        claim = storage.claim(study.name, "me:1:cpu")
+        assert claim is not None
+        kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'dropped'"
+        postgresql_server.psql(f"{kill} AND pid <> pg_backend_pid();")
+        assert storage.complete(claim, Outcome(value=0.5), {"seconds": 0.0})
+        assert len(storage.trials(study.name)) == 1
+
+
+def test_a_task_that_has_changed_since_creation_is_refused(
+    storage: Storage, tmp_path: Path
+) -> None:
+    study = study_from(tmp_path, 'tasks = ["tests.real:one_step"]\n[optimizers.nero]\nlr = [0.1]\n')
+    storage.create_study(study)
+    storage.check_unchanged(study)
+    scale = real.one_step.scales["small"]
+    with pytest.MonkeyPatch.context() as patch:
+        longer = replace(real.one_step, scales={"small": replace(scale, steps=7)})
+        patch.setattr(real, "one_step", longer)
+        for call in (storage.check_unchanged, storage.create_study):
+            with pytest.raises(UserError, match=r"has changed since .*steps: 1 → 7"):
+                call(study)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("postgresql://u@host:port/x", "is no database URL"),
         ("nonsense", "is no database URL"),
         ("nonsense://x", "driver|URL"),
         ("sqlite:////no/such/folder/x.db", "does not work"),

@@ -84,9 +84,9 @@ ERRORS = {
     "empty optimizers": (HEAD + "[optimizers]\n", ["optimizers is empty"]),
     "zero lr": (
         HEAD + "[optimizers.nero]\nlr = [0.0]\n",
-        ["optimizers.nero", "lr = [0.0]", "above 0"],
+        ["optimizers.nero", "lr = 0.0", "above 0"],
     ),
-    "negative lr": (HEAD + "[optimizers.nero]\nlr = -1\n", ["lr = [-1]", "above 0"]),
+    "negative lr": (HEAD + "[optimizers.nero]\nlr = -1\n", ["lr = -1", "above 0"]),
     "negative lr interval": (
         HEAD + "[optimizers.nero]\nlr = { linear = [-1.0, 1.0], points = 2 }\n",
         ["lr = -1.0", "above 0"],
@@ -97,8 +97,50 @@ ERRORS = {
     ),
     "lr is text": (
         HEAD + '[optimizers.nero]\nlr = "high"\n',
-        ['lr = ["high"]', "a number above 0"],
+        ['lr = "high"', "a number above 0"],
     ),
+    "decay is text": (
+        HEAD + '[optimizers.adamw]\nlr = [0.1]\nweight_decay = ["high"]\n',
+        ["optimizers.adamw", 'weight_decay = "high"', "a number"],
+    ),
+    "switch is text": (
+        HEAD + '[optimizers.nero]\nlr = [0.1]\ncenter = ["no"]\n',
+        ['center = "no"', "true or false"],
+    ),
+    "refused value": (
+        HEAD + "[optimizers.adamw]\nlr = [0.1]\nweight_decay = [0.1, -0.1]\n",
+        ["optimizers.adamw", "adamw refuses lr = 0.1, weight_decay = -0.1"],
+    ),
+    "refused interval": (
+        HEAD + "[optimizers.adamw]\nlr = [0.1]\nbeta1 = { linear = [0.5, 1.5], points = 2 }\n",
+        ["adamw refuses lr = 0.1, beta1 = 1.5"],
+    ),
+    "refused default": (
+        HEAD + "[optimizers.nero]\nlr = [0.1]\n[optimizers.nero.default]\nlr = -1.0\n",
+        ["lr = -1.0", "above 0"],
+    ),
+    "not finite": (HEAD + "[optimizers.nero]\nlr = [0.1, inf]\n", ["lr", "finite"]),
+    "default not finite": (
+        HEAD + "[optimizers.nero]\nlr = [0.1]\n[optimizers.nero.default]\nlr = nan\n",
+        ["lr = nan", "finite"],
+    ),
+    "needs a closure": (
+        HEAD + '[optimizers.l]\nclass = "torch.optim:LBFGS"\nlr = [0.1]\n',
+        ["optimizers.l", "torch.optim:LBFGS refuses lr = 0.1", "closure"],
+    ),
+    "class is a number": (
+        HEAD + "[optimizers.m]\nclass = 3\nlr = [0.1]\n",
+        ["optimizers.m.class = 3"],
+    ),
+    "malformed name": (
+        'name="t"\ntasks=[":x"]\n' + NERO,
+        ["tasks", '":x"', "package.module:object"],
+    ),
+    "condition of a function": (
+        'name="t"\ntasks=["tests.helpers:counted"]\n[conditions]\nwarmup=[true]\n' + NERO,
+        ["no condition of counted", '"warmup"'],
+    ),
+    "long name": (f'name="{"a" * 101}"\ntasks=["digits-mlp"]\n' + NERO, ["name", "100"]),
     "lr missing": (HEAD + "[optimizers.nero]\nbeta = [0.9]\n", ["values for lr are missing"]),
     "interval without points": (
         HEAD + "[optimizers.nero]\nlr = { log = [0.1, 1.0] }\n",
@@ -239,6 +281,32 @@ def test_equal_studies_have_equal_hashes_whatever_their_files_look_like(tmp_path
     )
     assert one.hash == two.hash
     assert one.hash != one.model_copy(update={"seeds": 4}).hash
+
+
+def test_one_and_one_point_zero_are_one_study(tmp_path: Path) -> None:
+    one = study_from(tmp_path, "[optimizers.nero]\nlr = [1]\n")
+    two = study_from(tmp_path, "[optimizers.nero]\nlr = [1.0]\n")
+    assert one.hash == two.hash
+    assert difference(one, two) == []
+
+
+def test_the_order_of_hyperparameters_decides_nothing(tmp_path: Path) -> None:
+    head = 'design = "sobol"\npoints = 5\n[optimizers.adamw]\n'
+    lines = ["lr = { log = [0.1, 1.0] }\n", "weight_decay = { linear = [0.0, 1.0] }\n"]
+    one, two = (study_from(tmp_path, head + "".join(ls)) for ls in (lines, lines[::-1]))
+    assert one.hash == two.hash
+    for cells in zip(one.cells(), two.cells(), strict=True):
+        assert cells[0].trials() == cells[1].trials()
+
+
+def test_a_module_that_raises_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_module.py").write_text("this is no Python", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be imported: SyntaxError"):
+        study_from(tmp_path, 'tasks = ["broken_module:task"]\n[optimizers.nero]\n')
 
 
 def test_a_study_survives_json() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn, optim
 
 from robustlr.optim.neurons import parameter_groups
@@ -55,8 +56,21 @@ class Entry:
             betas = [arguments.pop(name, known[name]) for name in ("beta1", "beta2")]
             arguments["betas"] = (float(betas[0]), float(betas[1]))
         decays = "weight_decay" in self.arguments
-        groups = parameter_groups(model) if decays else [{"params": list(model.parameters())}]
+        groups: list[dict[str, Any]] = parameter_groups(model)
+        if not decays:
+            groups = [{"params": [p for group in groups for p in group["params"]]}]
         return self.optimizer(groups, **arguments, **self.options)
+
+    def refuses(self, hyperparameters: Mapping[str, Value]) -> str | None:
+        """Return why a setting cannot be used, from one step on a small matrix, or None."""
+        model = nn.Linear(3, 2, bias=False)
+        try:
+            optimizer = self.build(model, hyperparameters)
+            model(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        except Exception as error:  # whatever a class raises, its user can mend it
+            return " ".join(f"{type(error).__name__}: {error}".split())
+        return None
 
 
 def entry_of_class(optimizer: Callable[..., optim.Optimizer], name: str) -> Entry:

@@ -20,8 +20,8 @@ def row_norm(rows: Tensor) -> Tensor:
 
 
 def _divided(rows: Tensor, divisor: Tensor) -> Tensor:
-    """Return ``rows / divisor``, and 0 where the divisor is 0."""
-    return torch.where(divisor > 0, rows / divisor, 0)
+    """Return ``rows / divisor``, and 0 where the divisor is 0; NaN stays NaN."""
+    return torch.where(divisor == 0, 0, rows / divisor)
 
 
 def project(weight: Tensor, *, center: bool, normalize: bool) -> Tensor:
@@ -31,6 +31,14 @@ def project(weight: Tensor, *, center: bool, normalize: bool) -> Tensor:
     if normalize:
         weight = _divided(weight, row_norm(weight))
     return weight
+
+
+def centred(weight: Tensor) -> Tensor:
+    """Return ``weight`` with zero-mean rows of unchanged norm; a constant row stays as it is."""
+    norm, direction = row_norm(weight), weight - weight.mean(-1, keepdim=True)
+    remaining = row_norm(direction)
+    constant = remaining <= 16 * torch.finfo(weight.dtype).eps * norm  # nothing but rounding
+    return torch.where(constant, weight, direction * _divided(norm, remaining))
 
 
 def nero(
@@ -70,11 +78,15 @@ def adam_direction(
     beta2: Hyperparameter,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Adam's direction (bias-corrected) and its new first and second moments."""
-    first = beta1 * first + (1 - beta1) * gradient
-    second = beta2 * second + (1 - beta2) * gradient.square()
+    """Return Adam's direction (bias-corrected) and its new first and second moments.
+
+    A row whose gradient is not finite keeps its moments and has direction 0.
+    """
+    usable = gradient.isfinite().all(-1, keepdim=True)
+    first = torch.where(usable, beta1 * first + (1 - beta1) * gradient, first)
+    second = torch.where(usable, beta2 * second + (1 - beta2) * gradient.square(), second)
     root = (second / (1 - beta2**step)).sqrt()
-    return first / (1 - beta1**step) / (root + eps), first, second
+    return torch.where(usable, first / (1 - beta1**step) / (root + eps), 0), first, second
 
 
 def adamw_rotation(lr: float, weight_decay: float, beta1: float) -> float:

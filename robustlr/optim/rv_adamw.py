@@ -22,11 +22,13 @@ class RVAdamW(Optimizer):
     the row's norm. ``per_neuron=False`` treats the whole tensor as one neuron. Source: Rotational
     Equilibrium, Algorithm 1 and Table 1.
 
-    State: AdamW's two moments, and two numbers a neuron.
+    State: AdamW's two moments, and two numbers a neuron. A neuron whose gradient is not finite does
+    not move and keeps its moments; a row of norm 0 never moves, for a rotation keeps it 0.
 
     Raises:
-        ValueError: ``lr``, ``eps``, ``weight_decay`` or ``rotation_eps`` is negative, or one of
-            ``betas`` or ``rotation_beta`` is outside [0, 1).
+        ValueError: ``lr``, ``eps``, ``weight_decay`` or ``rotation_eps`` is negative, one of
+            ``betas`` or ``rotation_beta`` is outside [0, 1), or a group is ``rotational`` without
+            weight decay.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class RVAdamW(Optimizer):
         """Add a group; the rows of its rotational weights are centred at once."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if group["rotational"] and group["weight_decay"] == 0:
+            raise ValueError("rotational=True needs weight_decay above 0, which sets the rotation")
         for parameter in group["params"]:
             if group["center"] and _is_rotational(parameter, group):
-                weight = _as_rotated_rows(parameter, parameter, group)
-                direction = rules.project(weight, center=True, normalize=True)
-                parameter.copy_((rules.row_norm(weight) * direction).reshape(parameter.shape))
+                weight = rules.centred(_as_rotated_rows(parameter, parameter, group))
+                parameter.copy_(weight.reshape(parameter.shape))
 
     @overload
     def step(self, closure: None = None) -> None: ...
