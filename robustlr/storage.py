@@ -7,14 +7,13 @@ check the trial's state, so a trial is run by one worker and counted once, on an
 
 We write Optuna's tables directly: its own ``ask`` runs queued trials more than once when several
 workers ask (on SQLite and on PostgreSQL), and many small transactions are several times slower.
-The tables and the reading and writing of rows are in ``tables.py`` and ``tidy.py``.
+The tables are in ``tables.py``, a trial's changes of state in ``claims.py``, reading in ``tidy.py``.
 """
 
 import json
 import os
-import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -23,6 +22,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
+from robustlr import claims
 from robustlr.errors import UserError, unknown
 from robustlr.registry import load_optimizer
 from robustlr.space import Choices, Point, Span, Value
@@ -76,11 +76,6 @@ class Progress:
     def total(self) -> int:
         """All trials of the study."""
         return self.waiting + self.running + self.complete + self.failed
-
-
-def worker_name(device: str) -> str:
-    """Return this process's name as the owner of trials, ``host:process:device``."""
-    return f"{socket.gethostname()}:{os.getpid()}:{device}"
 
 
 class Storage:
@@ -312,25 +307,10 @@ class Storage:
 
         One UPDATE turns the trial from waiting to running, so no two workers get the same one.
         """
-        next_waiting = (
-            sa.select(TRIALS.c.trial_id)
-            .where(TRIALS.c.study_id.in_(cells_of(name)), TRIALS.c.state == TrialState.WAITING)
-            .order_by(TRIALS.c.trial_id)
-            .limit(1)
-            .with_for_update(skip_locked=True)  # PostgreSQL: look past trials being claimed
-        )
-        take = (
-            sa.update(TRIALS)
-            .where(TRIALS.c.trial_id == next_waiting.scalar_subquery())
-            .where(TRIALS.c.state == TrialState.WAITING)
-            .values(state=TrialState.RUNNING, datetime_start=now())
-            .returning(TRIALS.c.trial_id)
-        )
         with self.engine.begin() as connection:
-            trial_id = connection.scalar(take)
+            trial_id = claims.take(connection, name, worker)
             if trial_id is None:
                 return None
-            insert_attributes(connection, {trial_id: {"worker": worker}})
             cell, description = describe_cell(connection, trial_id)
             attributes = read_attributes(connection, trial_id)
             point = read_point(connection, trial_id)
@@ -370,7 +350,7 @@ class Storage:
             return
         again = (STEPS.c.trial_id == claim.trial_id) & STEPS.c.step.in_(list(values))
         with self.engine.begin() as connection:
-            if connection.scalar(sa.select(_owned(claim.trial_id, claim.worker))):
+            if connection.scalar(sa.select(claims.owned(claim.trial_id, claim.worker))):
                 connection.execute(sa.delete(STEPS).where(again))
                 connection.execute(sa.insert(STEPS), rows)
 
@@ -387,7 +367,7 @@ class Storage:
         if outcome.diverged:
             attributes["diverged"] = True
         with self.engine.begin() as connection:
-            if not _end(connection, claim.trial_id, claim.worker, TrialState.COMPLETE):
+            if not claims.end(connection, claim.trial_id, claim.worker, TrialState.COMPLETE):
                 return False
             connection.execute(sa.insert(VALUES), row | {"trial_id": claim.trial_id})
             insert_attributes(connection, {claim.trial_id: attributes})
@@ -396,46 +376,24 @@ class Storage:
     def fail(self, claim: Claim, reason: str) -> None:
         """Mark the trial as failed, which is not a result: ``requeue_failed`` has it run again."""
         with self.engine.begin() as connection:
-            if _end(connection, claim.trial_id, claim.worker, TrialState.FAIL):
+            if claims.end(connection, claim.trial_id, claim.worker, TrialState.FAIL):
                 insert_attributes(connection, {claim.trial_id: {"failure": reason}})
 
     def give_back(self, claim: Claim) -> None:
         """Return a running trial to the queue."""
         with self.engine.begin() as connection:
-            if _end(connection, claim.trial_id, claim.worker, TrialState.WAITING):
-                _forget(connection, [claim.trial_id])
+            if claims.end(connection, claim.trial_id, claim.worker, TrialState.WAITING):
+                claims.forget(connection, [claim.trial_id])
 
     def give_back_orphans(self, name: str) -> int:
         """Return to the queue the running trials whose process on this host is gone; count them."""
-        ours = TRIALS.c.study_id.in_(cells_of(name))
-        running = (
-            sa.select(TRIALS.c.trial_id, ATTRIBUTES.c.value_json)
-            .join(ATTRIBUTES, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
-            .where(ours, TRIALS.c.state == TrialState.RUNNING, ATTRIBUTES.c.key == "worker")
-        )
         with self.engine.begin() as connection:
-            owners = {trial: json.loads(text) for trial, text in connection.execute(running)}
-            orphans = [
-                trial
-                for trial, worker in owners.items()
-                if _is_gone(worker) and _end(connection, trial, worker, TrialState.WAITING)
-            ]
-            _forget(connection, orphans)
-            return len(orphans)
+            return claims.give_back_orphans(connection, name)
 
     def requeue_failed(self, name: str) -> int:
         """Return the study's failed trials to the queue; count them."""
-        failed = (TRIALS.c.study_id.in_(cells_of(name))) & (TRIALS.c.state == TrialState.FAIL)
-        update = (
-            sa.update(TRIALS)
-            .where(failed)
-            .values(state=TrialState.WAITING, datetime_complete=None)
-            .returning(TRIALS.c.trial_id)
-        )
         with self.engine.begin() as connection:
-            trial_ids = connection.scalars(update).all()
-            _forget(connection, trial_ids)
-            return len(trial_ids)
+            return claims.requeue_failed(connection, name)
 
     def failures(self, name: str) -> dict[str, int]:
         """Return how often each reason for failed trials occurs, the most frequent first."""
@@ -473,44 +431,3 @@ def _suggest(trial: optuna.Trial, name: str, among: optuna.distributions.BaseDis
         return trial.suggest_float(name, among.low, among.high, log=among.log)
     assert isinstance(among, optuna.distributions.CategoricalDistribution)
     return cast(Value, trial.suggest_categorical(name, among.choices))
-
-
-def _is_gone(worker: str) -> bool:
-    host, process, _ = worker.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _owned(trial_id: int, worker: str) -> sa.ColumnElement[bool]:
-    return (
-        sa.exists()
-        .where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == "worker")
-        .where(ATTRIBUTES.c.value_json == json.dumps(worker))
-    )
-
-
-def _end(connection: sa.Connection, trial_id: int, worker: str, state: TrialState) -> bool:
-    """Move a running trial that ``worker`` still owns to ``state``; return whether it was."""
-    ended = None if state == TrialState.WAITING else now()
-    update = (
-        sa.update(TRIALS)
-        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
-        .where(_owned(trial_id, worker))
-        .values(state=state, datetime_complete=ended)
-    )
-    return connection.execute(update).rowcount == 1
-
-
-def _forget(connection: sa.Connection, trial_ids: Iterable[int]) -> None:
-    """Delete what an unfinished run of the trials has left, so that the next one starts anew."""
-    ids = list(trial_ids)
-    run = sa.and_(ATTRIBUTES.c.trial_id.in_(ids), ATTRIBUTES.c.key.in_(["worker", "failure"]))
-    connection.execute(sa.delete(ATTRIBUTES).where(run))
-    connection.execute(sa.delete(STEPS).where(STEPS.c.trial_id.in_(ids)))

@@ -17,9 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any
 
+from robustlr.claims import worker_name
 from robustlr.errors import UserError
 from robustlr.registry import load_task
-from robustlr.storage import Claim, Storage, worker_name
+from robustlr.storage import Claim, Storage
 
 FLUSH_SECONDS = 2.0
 """Reports are written together: every transaction costs about as much as a short training step."""

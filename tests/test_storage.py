@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from robustlr import tidy
+from robustlr.claims import worker_name
 from robustlr.errors import UserError
-from robustlr.storage import Progress, Storage, worker_name
+from robustlr.storage import Progress, Storage
 from robustlr.study import Study, load_study
 from robustlr.task import Outcome
 from robustlr.tidy import COLUMNS

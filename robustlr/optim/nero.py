@@ -1,17 +1,18 @@
 """Nero, from "Learning by Turning: Neural Architecture Aware Optimisation" (ICML 2021)."""
 
-from typing import Any, overload
+from typing import Any
 
 import torch
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
 from robustlr.optim import rules
 from robustlr.optim.arguments import check
+from robustlr.optim.base import ParameterwiseOptimizer
 from robustlr.optim.entry import LR_GRID, Entry
 from robustlr.optim.neurons import as_rows, has_fan_in
 
 
-class Nero(Optimizer):
+class Nero(ParameterwiseOptimizer):
     """Turns every neuron by about ``lr`` radians a step, on balanced weights.
 
     Rows of weights with a fan-in are kept at mean 0 and norm 1 (``center``, ``normalize``), already
@@ -66,23 +67,6 @@ class Nero(Optimizer):
             state["step"] = 0
             state["square_norm"] = torch.zeros_like(norm)
             state["scale"] = torch.where(scale > 0, scale, group["bias_scale"])
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Any) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> float | None:
-        """Take one step; ``closure`` recomputes the loss and its gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
 
     def _update(
         self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]

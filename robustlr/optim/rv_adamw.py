@@ -1,18 +1,19 @@
 """RV-AdamW, from "Rotational Equilibrium: How Weight Decay Balances Learning" (ICML 2024)."""
 
-from typing import Any, overload
+from typing import Any
 
 import torch
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
 from robustlr.optim import rules
 from robustlr.optim.arguments import check
+from robustlr.optim.base import ParameterwiseOptimizer
 from robustlr.optim.entry import LR_GRID, Entry
 from robustlr.optim.neurons import as_rows, has_fan_in
 from robustlr.space import Choices
 
 
-class RVAdamW(Optimizer):
+class RVAdamW(ParameterwiseOptimizer):
     """AdamW's directions with the rotation of its equilibrium from the first step on.
 
     Each neuron of a rotational parameter turns by sqrt(2 lr weight_decay (1-beta1)/(1+beta1))
@@ -74,23 +75,6 @@ class RVAdamW(Optimizer):
             if group["center"] and _is_rotational(parameter, group):
                 weight = rules.centred(_as_rotated_rows(parameter, parameter, group))
                 parameter.copy_(weight.reshape(parameter.shape))
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Any) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> float | None:
-        """Take one step; ``closure`` recomputes the loss and its gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
 
     def _update(
         self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
