@@ -52,7 +52,7 @@ def run(
     found = _create(study, storage)
     _work(found.name, storage, processes, devices)
     _report(found.name, storage, out, [])
-    _fail_if_trials_failed(found.name, storage)
+    _check_finished(found.name, storage)
 
 
 @study_app.command()
@@ -114,7 +114,7 @@ def worker(
 ) -> None:
     """Run a study's waiting trials until none waits; start it on as many machines as you like."""
     _work(name, storage, processes, devices)
-    _fail_if_trials_failed(name, storage)
+    _check_finished(name, storage)
 
 
 @app.command()
@@ -280,11 +280,13 @@ def _work(name: str, url: str, processes: int | None, devices: str | None) -> No
         print(f"robustlr: {count} failed: {reason}", file=sys.stderr)
 
 
-def _fail_if_trials_failed(name: str, url: str) -> None:
-    if failed := _open(url).progress(name).failed:
+def _check_finished(name: str, url: str) -> None:
+    """Refuse to call a study finished that has failed or waiting trials."""
+    progress = _open(url).progress(name)
+    if progress.failed or progress.waiting:
         raise UserError(
-            f'{failed} trials of study "{name}" failed; mend the cause, then run them again: '
-            f"robustlr worker {name}"
+            f'study "{name}" is not finished: {progress.failed} trials failed and '
+            f"{progress.waiting} wait; mend the cause and run them: robustlr worker {name}"
         )
 
 

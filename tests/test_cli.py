@@ -222,7 +222,7 @@ def test_failed_trials_make_the_command_fail_after_its_report(tmp_path: Path) ->
     (tmp_path / "broken.toml").write_text(text, encoding="utf-8")
     done = _robustlr("run", "broken.toml", "--processes", "1", cwd=tmp_path, code=2)
     assert "3 failed: RuntimeError: the machine is on fire" in done.stderr
-    assert '3 trials of study "broken" failed; mend the cause' in done.stderr
+    assert 'study "broken" is not finished: 3 trials failed and 0 wait' in done.stderr
     assert "3 of 6" in (tmp_path / "report/broken/report.html").read_text(encoding="utf-8")
 
 
