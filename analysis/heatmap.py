@@ -116,8 +116,8 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, task: pd.DataFrame, names: lis
         norm=LogNorm(low, high) if low > 0 else Normalize(low, high),
         cbar_kws={"ticks": ticks, "format": "%.2g"},
         cmap="viridis_r" if better_low else "viridis",
-        xticklabels=[f"{x:g}" for x in squares.columns],
-        yticklabels=[f"{y:g}" if isinstance(y, float) else str(y) for y in squares.index],
+        xticklabels=[_short(x) for x in squares.columns],
+        yticklabels=[_short(y) for y in squares.index],
         annot=True,
         fmt=".3g",
         annot_kws={"size": 8},
@@ -141,3 +141,12 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, task: pd.DataFrame, names: lis
     panel.tick_params(axis="both", labelrotation=0, labelsize=9)
     panel.set_xlabel("lr")
     panel.set_ylabel(first["hyperparameter"])
+
+
+def _short(value: Any) -> str:
+    """Return a tick's label, ``0.001`` or ``2.3e-4``: eight of them must fit side by side."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if len(text) <= 5 or not isinstance(value, float):
+        return text
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
