@@ -138,7 +138,7 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, task: pd.DataFrame, names: lis
     panel.set_title(
         title + (f"\nbest at the edge of {first['edge']}" if first["edge"] else ""), fontsize=10
     )
-    panel.tick_params(axis="both", labelrotation=0, labelsize=9)
+    panel.tick_params(axis="both", labelrotation=0, labelsize=9 if len(columns) <= 6 else 7)
     panel.set_xlabel("lr")
     panel.set_ylabel(first["hyperparameter"])
 
