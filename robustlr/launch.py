@@ -102,7 +102,8 @@ def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display
     storage.load_study(name)
     storage.requeue_failed(name)
     storage.give_back_orphans(name)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell starts background commands with it ignored.
+    before = {n: signal.signal(n, _interrupt) for n in (signal.SIGTERM, signal.SIGINT)}
     workers: list[_Worker] = []
     with tempfile.TemporaryDirectory(prefix="robustlr-") as logs:
         try:
@@ -116,7 +117,8 @@ def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display
         finally:
             _stop(workers)
             storage.give_back_orphans(name)
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def watch(storage: Storage, name: str) -> None:

@@ -250,8 +250,8 @@ def test_the_dashboard_serves_the_studies_on_loopback(tmp_path: Path) -> None:
         taken = _robustlr("dashboard", "--port", str(port), cwd=tmp_path, code=2)
         assert f"port {port} cannot be used" in taken.stderr
     finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+        server.terminate()
+        server.wait(20)
         assert server.stdout is not None
         server.stdout.close()
 
