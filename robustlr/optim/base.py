@@ -1,19 +1,96 @@
-"""What the optimizer classes share: the step over all parameters."""
+"""What the optimizer classes share: groups, state, and the step over all parameters."""
 
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any, ClassVar, overload
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from robustlr.optim import kernels, neurons
+from robustlr.optim.neurons import Split
 
-class ParameterwiseOptimizer(Optimizer):
-    """An optimizer that updates each parameter by itself, in ``_update``."""
+Group = dict[str, Any]
+State = dict[str, Tensor]
 
-    def _update(
-        self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
-    ) -> None:
-        """Change ``parameter`` and its state in place."""
+
+class RuleOptimizer(Optimizer):
+    """An optimizer whose step is a rule of ``rules.py`` applied to each parameter.
+
+    A subclass says how a parameter splits into rows, which state it starts with and which rule
+    takes the step. Where ``kernels.c`` has a kernel for the rule and the parameter is one that it
+    can take, the kernel does the same for all such parameters at once.
+
+    Every group has, beside the class's own options, ``maximize``, ``neuron_axis`` and
+    ``conv_groups`` (see ``neurons.parameter_groups``). State is kept in float32 for half-precision
+    parameters, else in the parameter's type.
+    """
+
+    kernel: ClassVar[str]
+    """The function of ``kernels.c`` that takes the same step."""
+
+    def __init__(self, params: Any, defaults: Group) -> None:
+        self._check(defaults)
+        super().__init__(params, {**defaults, "neuron_axis": 0, "conv_groups": 1})
+
+    # What a subclass defines
+
+    def _check(self, group: Group) -> None:
+        """Raise a ValueError if an option of ``group`` is out of bounds."""
         raise NotImplementedError
+
+    def _split(self, parameter: Tensor, group: Group) -> Split:
+        """Return how the rule sees ``parameter``."""
+        return neurons.neurons(
+            parameter, axis=group["neuron_axis"], conv_groups=group["conv_groups"]
+        )
+
+    def _start(self, parameter: Tensor, group: Group) -> State:
+        """Return the state before the first step, in the order in which the kernel takes it."""
+        raise NotImplementedError
+
+    def _rule(
+        self, weight: Tensor, gradient: Tensor, state: State, step: Any, group: Group
+    ) -> tuple[Tensor, State]:
+        """Return the weight after the step, and what changed of the state; all of them rows."""
+        raise NotImplementedError
+
+    def _numbers(self, group: Group) -> Sequence[Any]:
+        """Return the hyperparameters in the order in which the kernel takes them."""
+        raise NotImplementedError
+
+    def _moves(self, parameter: Tensor, group: Group) -> bool:
+        """Return whether ``parameter`` is trained at all."""
+        return True
+
+    # What they share
+
+    @torch.no_grad()
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters; raises ValueError for options out of bounds."""
+        self._check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.is_complex() or not parameter.is_floating_point():
+                shape = tuple(parameter.shape)
+                self.param_groups.pop()
+                raise ValueError(
+                    f"{type(self).__name__} trains real floating-point parameters, and one of "
+                    f"shape {shape} is {parameter.dtype}; split it into real parts"
+                )
+        kernels.forget(self)
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load state, in the precision in which it was saved."""
+        super().load_state_dict(state_dict)
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for saved, parameter in zip(ids, parameters, strict=True):
+            for name, value in state_dict["state"].get(saved, {}).items():
+                # torch casts to the parameter's type, which would lose bits of half-precision ones
+                self.state[parameter][name] = _own(value, parameter, name)
+        kernels.forget(self)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -21,13 +98,95 @@ class ParameterwiseOptimizer(Optimizer):
     def step(self, closure: Any) -> float: ...
     @torch.no_grad()
     def step(self, closure: Any = None) -> float | None:
-        """Take one step; ``closure`` recomputes the loss and its gradients."""
+        """Take one step; ``closure`` recomputes the loss and its gradients.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+        ready = [
+            [p for p in group["params"] if p.grad is not None and p.numel()]
+            for group in self.param_groups
+        ]
+        for parameter in (p for parameters in ready for p in parameters):
+            if parameter.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} takes dense gradients; the parameter of shape "
+                    f"{tuple(parameter.shape)} has a sparse one (an embedding with sparse=True?)"
+                )
+        for group, parameters in zip(self.param_groups, ready, strict=True):
+            parameters = [p for p in parameters if self._moves(p, group)]
+            for parameter in parameters:
+                if "step" not in self.state[parameter]:
+                    self._begin(parameter, group)
+            if parameters:
+                torch._foreach_add_([self.state[p]["step"] for p in parameters], 1.0)
+            for parameter in kernels.step(self, group, parameters):
+                self._plain_step(parameter, group)
         return loss
+
+    def _begin(self, parameter: Tensor, group: Group) -> None:
+        """Make the state of ``parameter``, with a step counter as torch's own optimizers have."""
+        # On the GPU, so that a captured graph of steps counts them too
+        device = parameter.device if parameter.is_cuda else "cpu"
+        step = torch.zeros((), dtype=torch.float32, device=device)
+        self.state[parameter] = {"step": step, **self._start(parameter, group)}
+        kernels.forget(self)
+
+    def _plain_step(self, parameter: Tensor, group: Group) -> None:
+        assert parameter.grad is not None
+        split, state = self._split(parameter, group), self.state[parameter]
+        precision = compute_dtype(parameter)
+        gradient = split.to_rows(parameter.grad).to(precision)
+        counted = state["step"]
+        compiling = torch.compiler.is_compiling()
+        weight, changed = self._rule(
+            split.to_rows(parameter).to(precision),
+            -gradient if group["maximize"] else gradient,
+            {name: split.to_rows(value) for name, value in state.items() if name != "step"},
+            counted.item() if counted.is_cpu and not compiling else counted.double(),
+            group,
+        )
+        parameter.copy_(split.from_rows(weight, like=parameter))
+        for name, value in changed.items():
+            state[name].copy_(split.from_rows(value, like=state[name]))
+
+
+def _own(value: Any, parameter: Tensor, name: str) -> Any:
+    """Return a copy of a loaded state tensor, where and as ``parameter`` keeps its own."""
+    if not isinstance(value, Tensor):
+        return value
+    if name == "step":
+        return value.to(parameter.device if parameter.is_cuda else "cpu", copy=True)
+    if value.shape == parameter.shape:
+        own = torch.empty_like(parameter, dtype=value.dtype)
+        return own.copy_(value)
+    return value.to(parameter.device, copy=True)
+
+
+def options(arguments: dict[str, Any]) -> Group:
+    """Return a constructor's arguments, its ``locals()``, as the defaults of a group."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in ("self", "params") and not name.startswith("__")
+    }
+
+
+def compute_dtype(parameter: Tensor) -> torch.dtype:
+    """Return the type in which a parameter's state is kept and its steps are computed."""
+    half = parameter.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if half else parameter.dtype
+
+
+def zeros(parameter: Tensor) -> Tensor:
+    """Return state of the parameter's shape and memory format, filled with zeros."""
+    return torch.zeros_like(parameter, dtype=compute_dtype(parameter))
+
+
+def row_zeros(parameter: Tensor, split: Split) -> Tensor:
+    """Return state with one number a row, filled with zeros."""
+    return torch.zeros(split.rows, dtype=compute_dtype(parameter), device=parameter.device)

@@ -1,18 +1,19 @@
 """Nero, from "Learning by Turning: Neural Architecture Aware Optimisation" (ICML 2021)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from robustlr.optim import rules
 from robustlr.optim.arguments import check
-from robustlr.optim.base import ParameterwiseOptimizer
+from robustlr.optim.base import Group, RuleOptimizer, State, compute_dtype, options, row_zeros
 from robustlr.optim.entry import LR_GRID, Entry
-from robustlr.optim.neurons import as_rows, has_fan_in
 
 
-class Nero(ParameterwiseOptimizer):
+class Nero(RuleOptimizer):
     """Turns every neuron by about ``lr`` radians a step, on balanced weights.
 
     Rows of weights with a fan-in are kept at mean 0 and norm 1 (``center``, ``normalize``), already
@@ -20,72 +21,78 @@ class Nero(ParameterwiseOptimizer):
     ``lr`` times their initial mean size; a parameter that starts at zero has size ``bias_scale``.
     Source: Learning by Turning, Algorithm 1, with the bias correction of its text.
 
-    State: one number a neuron. A zero or non-finite gradient leaves its neuron unmoved. Loading a
-    checkpoint into the model after construction keeps its weights as they are.
+    State: one number a neuron (a gain, a bias), and one a parameter. A neuron whose gradient is
+    zero or not finite stays exactly as it is. Loading a checkpoint into the model after
+    construction keeps its weights as they are.
 
     Raises:
         ValueError: ``lr`` or ``bias_scale`` is negative, or ``beta`` is outside [0, 1).
     """
 
+    kernel = "nero"
+
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 0.01,
+        lr: float | Tensor = 0.01,
         beta: float = 0.999,
         center: bool = True,
         normalize: bool = True,
         bias_scale: float = 0.01,
+        *,
+        maximize: bool = False,
     ) -> None:
-        check("lr", lr, low=0)
-        check("beta", beta, low=0, below=1)
-        check("bias_scale", bias_scale, low=0)
-        defaults = {
-            "lr": lr,
-            "beta": beta,
-            "center": center,
-            "normalize": normalize,
-            "bias_scale": bias_scale,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
+
+    def _check(self, group: Group) -> None:
+        check("lr", group["lr"], low=0)
+        check("beta", group["beta"], low=0, below=1)
+        check("bias_scale", group["bias_scale"], low=0)
 
     @torch.no_grad()
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: Group) -> None:
         """Add a group; its weights are projected and its state is made at once."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for parameter in group["params"]:
-            weight = as_rows(parameter)
-            if has_fan_in(parameter):
-                projected = rules.project(
-                    weight, center=group["center"], normalize=group["normalize"]
+            split = self._split(parameter, group)
+            if split.rows < parameter.numel():
+                weight = rules.project(
+                    split.to_rows(parameter).to(compute_dtype(parameter)),
+                    center=group["center"],
+                    normalize=group["normalize"],
                 )
-                parameter.copy_(projected.reshape(parameter.shape))
-                weight = as_rows(parameter)
-            norm = rules.row_norm(weight)
-            scale = norm.mean()
-            state = self.state[parameter]
-            state["step"] = 0
-            state["square_norm"] = torch.zeros_like(norm)
-            state["scale"] = torch.where(scale > 0, scale, group["bias_scale"])
+                parameter.copy_(split.from_rows(weight, like=parameter))
+            self._begin(parameter, group)
 
-    def _update(
-        self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
-    ) -> None:
-        state = self.state[parameter]
-        state["step"] += 1
-        constrained = has_fan_in(parameter)
-        weight, state["square_norm"] = rules.nero(
-            as_rows(parameter),
-            as_rows(gradient, like=parameter),
+    def _start(self, parameter: Tensor, group: Group) -> State:
+        split = self._split(parameter, group)
+        square_norm = row_zeros(parameter, split)
+        scale = rules.row_norm(split.to_rows(parameter).to(square_norm.dtype)).mean()
+        return {
+            "square_norm": square_norm,
+            "scale": torch.where(scale > 0, scale, group["bias_scale"]),
+        }
+
+    def _rule(
+        self, weight: Tensor, gradient: Tensor, state: State, step: Any, group: Group
+    ) -> tuple[Tensor, State]:
+        neuronal = weight.shape[-1] > 1
+        weight, square_norm = rules.nero(
+            weight,
+            gradient,
             state["square_norm"],
             scale=state["scale"],
-            step=state["step"],
+            step=step,
             lr=group["lr"],
             beta=group["beta"],
-            center=group["center"] and constrained,
-            normalize=group["normalize"] and constrained,
+            center=group["center"] and neuronal,
+            normalize=group["normalize"] and neuronal,
         )
-        parameter.copy_(weight.reshape(parameter.shape))
+        return weight, {"square_norm": square_norm}
+
+    def _numbers(self, group: Group) -> Sequence[Any]:
+        return group["lr"], group["beta"], group["center"], group["normalize"]
 
 
 ENTRY = Entry(

@@ -1,0 +1,562 @@
+/* The rules of rules.py as kernels over all parameters of a group: one source for CPU and CUDA.
+
+   Compiled by kernels.py, as C for the CPU (OpenMP over units, SIMD within a row) and as CUDA C++
+   for a GPU (a block for each unit, its threads along the row). A unit is a range of rows of one
+   parameter, and the same unit is always added up in the same order. What the names and the guards
+   mean is said in rules.py; every kernel is tested against it. */
+
+#ifdef __CUDACC__
+#define HELPER static __device__ __forceinline__
+#define PASS(name) extern "C" __global__ void name
+#define EACH_UNIT(u, n) for (Index u = blockIdx.x; u < (n); u += gridDim.x)
+#define LANES(i, n) for (Index i = threadIdx.x; i < (n); i += blockDim.x)
+#define LEADER if (threadIdx.x == 0)
+#define FETCH(from, n)
+#define TOGETHER __syncthreads()
+#define EXP expf
+#define RESTRICT __restrict__
+#else
+#include <math.h>
+#include <stdlib.h>
+#define HELPER static inline __attribute__((always_inline))
+#define PASS(name) void name
+#define EACH_UNIT(u, n) _Pragma("omp for schedule(dynamic, 4)") for (Index u = 0; u < (n); u++)
+#define LANES(i, n) _Pragma("GCC ivdep") for (Index i = 0; i < (n); i++)
+#define LEADER
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#define THREADS omp_get_num_threads()
+#else
+#define THREAD 0
+#define THREADS 1
+#endif
+#define FETCH(from, n) for (Index i = 0; i < (n) && i < BLOCK; i += 16) __builtin_prefetch((from) + i)
+#define TOGETHER
+#define EXP exponential
+#define RESTRICT restrict
+#endif
+
+typedef long long Index;
+
+/* Long runs are taken in blocks that stay in the first cache, in loops of few streams each: stores
+   to one array hold up loads from another whose address has the same last 12 bits. */
+enum { BLOCK = 512 };
+#define SAME_BATCH(u, v) (units[u].batch == units[v].batch)
+#define BLOCKS(b, m, n) \
+  for (Index b = 0, m; m = (n) - b < BLOCK ? (n) - b : BLOCK, b < (n); b += BLOCK)
+
+typedef struct {
+  float *weight;
+  const float *gradient;
+  float *state[4];
+  const float *step;
+  Index rows, length; /* length of a row; 1 where the rule is element-wise */
+  Index first_unit, units;
+} Parameter;
+
+typedef struct {
+  Index parameter, row, end, batch, offset; /* of its first element in the batch */
+} Unit;
+
+typedef struct {
+  double a, b, c;
+} Sums;
+
+#ifdef __CUDACC__
+
+HELPER double total(double x) {
+  __shared__ double parts[32];
+  for (int lane = 16; lane > 0; lane /= 2) x += __shfl_down_sync(0xffffffffu, x, lane);
+  __syncthreads(); /* the parts of an earlier total have been read */
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = 0;
+  for (int warp = 0; warp < blockDim.x / 32; warp++) x += parts[warp];
+  return x;
+}
+
+HELPER float inverse_root(float x) { return x < 1.17549435e-38f ? 0 : rsqrtf(x); }
+
+#else
+
+HELPER double total(double x) { return x; }
+
+/* 1/sqrt(x) to 2 units in the last place, 0 for 0: Newton's method runs beside the divider, which
+   is the bottleneck of every step with a root and a quotient. */
+HELPER float inverse_root(float x) {
+  union { float value; int bits; } y = {x > 3.402823466e38f ? 3.402823466e38f : x};
+  float half = 0.5f * y.value;
+  y.bits = 0x5f375a86 - (y.bits >> 1);
+  y.value *= 1.5f - half * y.value * y.value;
+  y.value *= 1.5f - half * y.value * y.value;
+  y.value *= 1.5f - half * y.value * y.value;
+  return x < 1.17549435e-38f ? 0 : y.value;
+}
+
+/* exp(x) to 2 units in the last place; libm's does not vectorise without -ffast-math. */
+HELPER float exponential(float x) {
+  x = x < 88.0f ? x : 88.0f;
+  x = x > -87.0f ? x : -87.0f;
+  float whole = rintf(x * 1.44269504f);
+  float y = x - whole * 0.693145752f - whole * 1.42860677e-6f;
+  float series = 1.0f + y * (1.0f + y * (0.5f + y * (0.166666567f + y * (0.0416664939f
+               + y * (0.00833336078f + y * 0.00139304355f)))));
+  union { int bits; float value; } power = {((int)whole + 127) << 23};
+  return series * power.value;
+}
+
+#endif
+
+HELPER int usable(float gradient) { return gradient * gradient <= 3.402823466e38f; }
+HELPER float divided(float x, float divisor) { return divisor == 0 ? 0 : x / divisor; }
+HELPER float root(float x) { return x * inverse_root(x); }
+HELPER float corrected(double beta, double step) { return (float)(1 / (1 - pow(beta, step))); }
+HELPER float limited(float x, float bound) {
+  x = x < bound ? x : bound;
+  return x > -bound ? x : -bound;
+}
+HELPER float sign(float x) { return (float)((x > 0) - (x < 0)); }
+
+/* project() of one row, whose sum and sum of squares are known. */
+HELPER void project(float *RESTRICT row, Index n, double sum, double squares, int center,
+                    int normalize) {
+  float mean = 0, factor = 1;
+  if (center) {
+    const double before = squares;
+    mean = sum / n;
+    squares -= sum / n * sum;
+    if (squares < 0.1 * before) { /* too little is left for the difference to be exact */
+      float precise = 0;
+      LANES(i, n) precise += (row[i] - mean) * (row[i] - mean);
+      squares = total(precise);
+      if (sqrt(squares) <= 16 * 1.1920929e-7 * sqrt(before)) factor = 0;
+    }
+  }
+  if (normalize && factor != 0) factor = squares > 0 ? 1 / sqrt(squares) : 0;
+  LANES(i, n) row[i] = (row[i] - mean) * factor;
+}
+
+/* Nero. state: running squared norm, scale */
+
+enum { NERO_LR, NERO_BETA, NERO_CENTER, NERO_NORMALIZE };
+
+HELPER void nero_rows(const Parameter *p, const Unit *unit, const double *h, double direction) {
+  const Index n = p->length;
+  const float beta = h[NERO_BETA], unbias = corrected(h[NERO_BETA], *p->step);
+  const float rate = direction * h[NERO_LR] * *p->state[1];
+  for (Index row = unit->row; row < unit->end; row++) {
+    const float *RESTRICT gradient = p->gradient + row * n;
+    float *RESTRICT weight = p->weight + row * n;
+    float observed = 0;
+    FETCH(weight, n);
+    LANES(i, n) observed += gradient[i] * gradient[i];
+    observed = total(observed);
+    if (!(observed <= 3.402823466e38f)) continue;
+    float average = beta * p->state[0][row] + (1 - beta) * observed;
+    TOGETHER;
+    LEADER p->state[0][row] = average;
+    if (observed == 0) continue;
+    float factor = rate * inverse_root(average * unbias);
+    if (h[NERO_CENTER] == 0 && h[NERO_NORMALIZE] == 0) {
+      LANES(i, n) weight[i] -= factor * gradient[i];
+      continue;
+    }
+    float sum = 0, squares = 0;
+    FETCH(gradient + n, n);
+    LANES(i, n) {
+      float w = weight[i] - factor * gradient[i];
+      weight[i] = w;
+      sum += w;
+      squares += w * w;
+    }
+    project(weight, n, total(sum), total(squares), h[NERO_CENTER] != 0, h[NERO_NORMALIZE] != 0);
+  }
+}
+
+HELPER void nero_elements(const Parameter *p, const Unit *unit, const double *h, double direction) {
+  const float beta = h[NERO_BETA], unbias = corrected(h[NERO_BETA], *p->step);
+  const float rate = direction * h[NERO_LR] * *p->state[1];
+  const float *RESTRICT gradient = p->gradient + unit->row;
+  float *RESTRICT weight = p->weight + unit->row, *RESTRICT average = p->state[0] + unit->row;
+  LANES(i, unit->end - unit->row) {
+    float g = gradient[i], observed = g * g;
+    int ok = usable(g);
+    float v = ok ? beta * average[i] + (1 - beta) * observed : average[i];
+    average[i] = v;
+    weight[i] -= ok ? rate * g * inverse_root(v * unbias) : 0;
+  }
+}
+
+/* Rotational variants. state: norm, running squared norm, then that of the inner optimizer.
+   Elements (parameters that are not rotational) have only the latter. */
+
+enum { ADAMW, ADAM_L2, SGD, LION };
+enum { RV_LR, RV_DECAY, RV_BETA1, RV_BETA2, RV_EPS, RV_ROTATION, RV_BETA, RV_RV_EPS, RV_CENTER,
+       RV_SLOW, RV_FAST, RV_SPEED };
+/* SGD: beta1 is the momentum, beta2 the dampening, eps whether nesterov */
+
+typedef struct {
+  float beta1, beta2, eps, decay, unbias1, unbias2, sign;
+} Inner;
+
+HELPER Inner inner_of(int kind, const Parameter *p, const double *h, double direction) {
+  Inner inner;
+  double step = *p->step;
+  inner.beta1 = h[RV_BETA1];
+  inner.beta2 = h[RV_BETA2];
+  inner.eps = h[RV_EPS];
+  inner.decay = h[RV_DECAY];
+  inner.unbias1 = inner.unbias2 = 1;
+  inner.sign = direction;
+  if (kind == ADAMW || kind == ADAM_L2) {
+    inner.unbias1 = corrected(h[RV_BETA1], step);
+    inner.unbias2 = corrected(h[RV_BETA2], step);
+  }
+  if (kind == SGD) inner.beta2 = step == 1 ? 1 : 1 - h[RV_BETA2];
+  return inner;
+}
+
+/* The inner optimizer's direction at one element; first and second are its state there. */
+HELPER float inner_direction(int kind, Inner k, float g, float w, float *first, float *second) {
+  if (kind == LION) {
+    float u = sign(k.beta1 * *first + (1 - k.beta1) * g);
+    *first = k.beta2 * *first + (1 - k.beta2) * g;
+    return u;
+  }
+  if (kind == SGD) {
+    *first = k.beta1 * *first + k.beta2 * g;
+    return k.eps != 0 ? g + k.beta1 * *first : *first;
+  }
+  float squared = kind == ADAM_L2 ? g + k.decay * w : g;
+  *first = k.beta1 * *first + (1 - k.beta1) * g;
+  *second = k.beta2 * *second + (1 - k.beta2) * squared * squared;
+  return divided(*first * k.unbias1, root(*second * k.unbias2) + k.eps);
+}
+
+HELPER void rotate_rows(int kind, const Parameter *p, const Unit *unit, const double *h,
+                        double direction, float *scratch) {
+  const Index n = p->length;
+  const Index slow = (Index)(h[RV_SLOW] * p->rows), fast = (Index)(h[RV_FAST] * p->rows);
+  const float beta = h[RV_BETA], unbias = corrected(h[RV_BETA], *p->step);
+  const Inner inner = inner_of(kind, p, h, direction);
+  for (Index row = unit->row; row < unit->end; row++) {
+    const float *RESTRICT gradient = p->gradient + row * n;
+    float *RESTRICT weight = p->weight + row * n, *RESTRICT first = p->state[2] + row * n;
+    float *RESTRICT second = p->state[3] + row * n, *RESTRICT d = scratch;
+    const float norm = p->state[0][row];
+    int broken = 0;
+    LANES(i, n) broken += !usable(gradient[i]);
+    if (total(broken) > 0) continue;
+
+    float sum = 0, mean = 0, along = 0, observed = 0, squares = 0;
+    LANES(i, n) {
+      float m = first[i], v = kind == ADAMW || kind == ADAM_L2 ? second[i] : 0;
+      d[i] = inner_direction(kind, inner, inner.sign * gradient[i], weight[i], &m, &v);
+      first[i] = m;
+      if (kind == ADAMW || kind == ADAM_L2) second[i] = v;
+      sum += d[i];
+    }
+    if (h[RV_CENTER] != 0) mean = total(sum) / n;
+    FETCH(gradient + n, n);
+    FETCH(weight + n, n);
+    LANES(i, n) { d[i] -= mean; along += d[i] * weight[i]; }
+    float radial = divided(total(along), norm * norm);
+    FETCH(first + n, n);
+    if (kind == ADAMW || kind == ADAM_L2) FETCH(second + n, n);
+    LANES(i, n) { d[i] -= weight[i] * radial; observed += d[i] * d[i]; }
+    float average = beta * p->state[1][row] + (1 - beta) * (float)total(observed);
+    TOGETHER;
+    LEADER p->state[1][row] = average;
+    float rotation = h[RV_ROTATION];
+    if (row < slow) rotation /= h[RV_SPEED];
+    else if (row < slow + fast) rotation *= h[RV_SPEED];
+    float factor = divided(rotation * norm, sqrtf(average * unbias) + (float)h[RV_RV_EPS]);
+    if (norm == 0) continue;
+    LANES(i, n) { d[i] = weight[i] - factor * d[i]; squares += d[i] * d[i]; }
+    float resize = divided(norm, sqrtf(total(squares)));
+    LANES(i, n) weight[i] = d[i] * resize;
+  }
+}
+
+HELPER void step_elements(int kind, const Parameter *p, const Unit *unit, const double *h,
+                          double direction) {
+  const int two = kind == ADAMW || kind == ADAM_L2, coupled = kind == ADAM_L2 || kind == SGD;
+  const Inner inner = inner_of(kind, p, h, direction);
+  const float lr = h[RV_LR], decay = h[RV_DECAY], kept = coupled ? 1 : 1 - h[RV_LR] * h[RV_DECAY];
+  const float *RESTRICT gradient = p->gradient + unit->row;
+  float *RESTRICT weight = p->weight + unit->row, *RESTRICT first = p->state[0] + unit->row;
+  float *RESTRICT second = p->state[1] + unit->row;
+  LANES(i, unit->end - unit->row) {
+    float w = weight[i], g = inner.sign * gradient[i], m = first[i], v = two ? second[i] : 0;
+    int ok = usable(g);
+    float old_m = m, old_v = v;
+    if (coupled) g += decay * w;
+    float d = inner_direction(kind == ADAM_L2 ? ADAMW : kind, inner, g, w, &m, &v);
+    first[i] = ok ? m : old_m;
+    if (two) second[i] = ok ? v : old_v;
+    weight[i] = ok ? kept * w - lr * d : w;
+  }
+}
+
+/* Madam. state: second moment, cap */
+
+enum { MADAM_LR, MADAM_BOUND, MADAM_CENTER, MADAM_NORMALIZE };
+#define MADAM_BETA 0.999
+
+HELPER void madam_unit(const Parameter *p, const Unit *unit, const double *h, double direction,
+                       float *scratch) {
+  const float beta = MADAM_BETA, unbias = corrected(MADAM_BETA, *p->step), cap = *p->state[1];
+  const float lr = direction * h[MADAM_LR], bound = h[MADAM_BOUND];
+  const Index start = unit->row * p->length;
+  const float *RESTRICT gradient = p->gradient + start;
+  float *RESTRICT weight = p->weight + start, *RESTRICT second = p->state[0] + start;
+  const Index n = unit->end * p->length - start;
+  BLOCKS(b, m, n) {
+    LANES(i, m) {
+      float g = gradient[b + i], v = second[b + i];
+      int ok = usable(g);
+      v = ok ? beta * v + (1 - beta) * g * g : v;
+      second[b + i] = v;
+      scratch[i] = ok ? limited(g * inverse_root(v * unbias), bound) * -lr : 0;
+    }
+    LANES(i, m) {
+      float w = weight[b + i], d = scratch[i];
+      weight[b + i] = limited(w * EXP(w < 0 ? -d : d), cap);
+    }
+  }
+}
+
+HELPER void project_unit(const Parameter *p, const Unit *unit, int center, int normalize) {
+  if (p->length == 1 || !(center || normalize)) return;
+  for (Index row = unit->row; row < unit->end; row++) {
+    const float *weight = p->weight + row * p->length;
+    float sum = 0, squares = 0;
+    LANES(i, p->length) { sum += weight[i]; squares += weight[i] * weight[i]; }
+    project(p->weight + row * p->length, p->length, total(sum), total(squares), center, normalize);
+  }
+}
+
+/* Steps relative to the whole parameter: sums over units, their totals, then the update. */
+
+/* Fromage. state: cap (a null pointer if there is none) */
+
+enum { FROMAGE_LR };
+
+HELPER Sums norms(const Parameter *p, const Unit *unit) {
+  const Index start = unit->row * p->length;
+  const float *RESTRICT gradient = p->gradient + start, *RESTRICT weight = p->weight + start;
+  float weights = 0, gradients = 0, products = 0;
+  LANES(i, unit->end * p->length - start) {
+    weights += weight[i] * weight[i];
+    gradients += gradient[i] * gradient[i];
+    products += weight[i] * gradient[i];
+  }
+  Sums sums = {total(weights), total(gradients), total(products)};
+  return sums;
+}
+
+HELPER void fromage_unit(const Parameter *p, const Unit *unit, const double *h, double direction,
+                         Sums sums) {
+  if (!(sums.b <= 3.402823466e38)) return;
+  const double lr = h[FROMAGE_LR], prefactor = 1 / sqrt(1 + lr * lr);
+  const double rate = direction * lr * (sums.a > 0 && sums.b > 0 ? sqrt(sums.a / sums.b) : 1);
+  double resize = prefactor;
+  if (p->state[0]) {
+    double squares = sums.a - 2 * rate * sums.c + rate * rate * sums.b;
+    double norm = prefactor * sqrt(squares > 0 ? squares : 0);
+    if (norm > *p->state[0]) resize *= *p->state[0] / norm;
+  }
+  const float kept = resize, step = resize * rate;
+  const Index start = unit->row * p->length;
+  const float *RESTRICT gradient = p->gradient + start;
+  float *RESTRICT weight = p->weight + start;
+  LANES(i, unit->end * p->length - start) weight[i] = kept * weight[i] - step * gradient[i];
+}
+
+/* LARS. state: momentum buffer */
+
+enum { LARS_LR, LARS_MOMENTUM, LARS_DECAY, LARS_TRUST, LARS_EPS, LARS_ADAPT };
+
+HELPER void lars_unit(const Parameter *p, const Unit *unit, const double *h, double direction,
+                      Sums sums) {
+  if (!(sums.b <= 3.402823466e38)) return;
+  const double norm = sqrt(sums.a), gradient_norm = sqrt(sums.b);
+  const double trust = h[LARS_TRUST] * norm / (gradient_norm + h[LARS_DECAY] * norm + h[LARS_EPS]);
+  const float ratio = h[LARS_ADAPT] != 0 && sums.a > 0 && sums.b > 0 ? trust : 1;
+  const float lr = h[LARS_LR], momentum = h[LARS_MOMENTUM], decay = h[LARS_DECAY];
+  const Index start = unit->row * p->length;
+  const float *RESTRICT gradient = p->gradient + start;
+  float *RESTRICT weight = p->weight + start;
+  if (!p->state[0]) {
+    LANES(i, unit->end * p->length - start)
+      weight[i] -= lr * ratio * ((float)direction * gradient[i] + decay * weight[i]);
+    return;
+  }
+  float *RESTRICT buffer = p->state[0] + start;
+  LANES(i, unit->end * p->length - start) {
+    float update = (float)direction * gradient[i] + decay * weight[i];
+    buffer[i] = momentum * buffer[i] + ratio * update;
+    weight[i] -= lr * buffer[i];
+  }
+}
+
+/* LAMB. state: first and second moment */
+
+enum { LAMB_LR, LAMB_BETA1, LAMB_BETA2, LAMB_EPS, LAMB_DECAY, LAMB_UNBIAS, LAMB_CLAMP, LAMB_CENTER,
+       LAMB_NORMALIZE };
+
+HELPER Sums lamb_norms(const Parameter *p, const Unit *unit, const double *h, double direction,
+                       float *RESTRICT update) {
+  const float beta1 = h[LAMB_BETA1], beta2 = h[LAMB_BETA2], flip = direction;
+  const float eps = h[LAMB_EPS], decay = h[LAMB_DECAY];
+  const float unbias1 = h[LAMB_UNBIAS] != 0 ? corrected(h[LAMB_BETA1], *p->step) : 1;
+  const float unbias2 = h[LAMB_UNBIAS] != 0 ? corrected(h[LAMB_BETA2], *p->step) : 1;
+  const Index start = unit->row * p->length;
+  const float *RESTRICT gradient = p->gradient + start, *RESTRICT weight = p->weight + start;
+  float *RESTRICT first = p->state[0] + start, *RESTRICT second = p->state[1] + start;
+  float weights = 0, updates = 0;
+  LANES(i, unit->end * p->length - start) {
+    float g = flip * gradient[i], w = weight[i], m = first[i], v = second[i];
+    int ok = usable(g);
+    m = ok ? beta1 * m + (1 - beta1) * g : m;
+    v = ok ? beta2 * v + (1 - beta2) * g * g : v;
+    first[i] = m;
+    second[i] = v;
+    float u = ok ? divided(m * unbias1, root(v * unbias2) + eps) + decay * w : 0;
+    update[i] = u;
+    weights += w * w;
+    updates += u * u;
+  }
+  Sums sums = {total(weights), total(updates), 0};
+  return sums;
+}
+
+HELPER void lamb_unit(const Parameter *p, const Unit *unit, const double *h, Sums sums,
+                      const float *RESTRICT update) {
+  const double norm = fmin(sqrt(sums.a), h[LAMB_CLAMP]);
+  const float rate = h[LAMB_LR] * (norm > 0 && sums.b > 0 ? norm / sqrt(sums.b) : 1);
+  const int center = h[LAMB_CENTER] != 0, normalize = h[LAMB_NORMALIZE] != 0;
+  float *RESTRICT weight = p->weight + unit->row * p->length;
+  if (p->length == 1 || !(center || normalize)) {
+    LANES(i, (unit->end - unit->row) * p->length) weight[i] -= rate * update[i];
+    return;
+  }
+  for (Index row = unit->row; row < unit->end; row++) {
+    float sum = 0, squares = 0;
+    LANES(i, p->length) {
+      float w = weight[i] - rate * update[i];
+      weight[i] = w;
+      sum += w;
+      squares += w * w;
+    }
+    project(weight, p->length, total(sum), total(squares), center, normalize);
+    weight += p->length;
+    update += p->length;
+  }
+}
+
+/* Passes: what kernels.py launches. All have the same arguments; direction is -1 to maximize. */
+
+#define ARGUMENTS                                                                               \
+  (const Parameter *parameters, const Unit *units, int count, const double *h, double direction,\
+   Sums *sums, Sums *totals, float *work, int longest, int threads)
+
+#ifdef __CUDACC__
+#define OVER_UNITS(name, ...)                                                                   \
+  PASS(name) ARGUMENTS {                                                                        \
+    extern __shared__ float scratch[];                                                          \
+    EACH_UNIT(u, count) {                                                                       \
+      const Unit *unit = units + u;                                                             \
+      const Parameter *p = parameters + unit->parameter;                                        \
+      __VA_ARGS__                                                                               \
+    }                                                                                           \
+  }
+#else
+#define OVER_UNITS(name, ...)                                                                   \
+  PASS(name) ARGUMENTS {                                                                        \
+    _Pragma("omp parallel num_threads(threads) if (count > 1)") {                          \
+      float *scratch = (float *)malloc((longest < BLOCK ? BLOCK : longest) * sizeof(float));                                \
+      EACH_UNIT(u, count) {                                                                     \
+        const Unit *unit = units + u;                                                           \
+        const Parameter *p = parameters + unit->parameter;                                      \
+        __VA_ARGS__                                                                             \
+      }                                                                                         \
+      free(scratch);                                                                            \
+    }                                                                                           \
+  }
+#endif
+
+#define RV(name, kind)                                                                          \
+  OVER_UNITS(name, if (p->length > 1) rotate_rows(kind, p, unit, h, direction, scratch);        \
+             else step_elements(kind, p, unit, h, direction);)
+
+OVER_UNITS(nero, if (p->length > 1) nero_rows(p, unit, h, direction);
+           else nero_elements(p, unit, h, direction);)
+RV(adamw, ADAMW)
+RV(adam_l2, ADAM_L2)
+RV(sgd, SGD)
+RV(lion, LION)
+OVER_UNITS(madam, madam_unit(p, unit, h, direction, scratch);
+           project_unit(p, unit, h[MADAM_CENTER] != 0, h[MADAM_NORMALIZE] != 0);)
+
+/* A step that needs the norms of the whole parameter. The CPU takes a batch of parameters at a time
+   and goes back over it in reverse, while its end is still in the cache; CUDA launches each pass. */
+#ifdef __CUDACC__
+#define RELATIVE(name, sums_of_unit, ...)                                                       \
+  OVER_UNITS(name##_sums, Sums of_unit = sums_of_unit; LEADER sums[u] = of_unit;)               \
+  OVER_UNITS(name, Sums all = totals[unit->parameter]; __VA_ARGS__)
+
+OVER_UNITS(totals_of_parameters, if (unit->row == 0) {
+  double a = 0, b = 0, c = 0;
+  LANES(i, p->units) {
+    a += sums[p->first_unit + i].a;
+    b += sums[p->first_unit + i].b;
+    c += sums[p->first_unit + i].c;
+  }
+  Sums all = {total(a), total(b), total(c)};
+  LEADER totals[unit->parameter] = all;
+})
+#else
+HELPER Sums all_of(const Parameter *p, const Sums *sums) {
+  Sums all = {0, 0, 0};
+  for (Index u = p->first_unit; u < p->first_unit + p->units; u++) {
+    all.a += sums[u].a;
+    all.b += sums[u].b;
+    all.c += sums[u].c;
+  }
+  return all;
+}
+
+#define RELATIVE(name, sums_of_unit, ...)                                                       \
+  PASS(name) ARGUMENTS {                                                                        \
+    _Pragma("omp parallel num_threads(threads) if (count > 1)") {                               \
+      Index first = 0, last;                                                                    \
+      for (; first < count; first = last) {                                                     \
+        for (last = first; last < count && SAME_BATCH(first, last); last++) {}                  \
+        const Index from = first + (last - first) * THREAD / THREADS;                           \
+        const Index to = first + (last - first) * (THREAD + 1) / THREADS;                       \
+        for (Index u = from; u < to; u++) {                                                     \
+          const Unit *unit = units + u;                                                         \
+          const Parameter *p = parameters + unit->parameter;                                    \
+          sums[u] = sums_of_unit;                                                               \
+        }                                                                                       \
+        _Pragma("omp barrier")                                                                  \
+        Index known = -1;                                                                       \
+        Sums all = {0, 0, 0};                                                                   \
+        for (Index u = to - 1; u >= from; u--) {                                                \
+          const Unit *unit = units + u;                                                         \
+          const Parameter *p = parameters + unit->parameter;                                    \
+          if (unit->parameter != known) all = all_of(p, sums);                                  \
+          known = unit->parameter;                                                              \
+          __VA_ARGS__                                                                           \
+        }                                                                                       \
+      }                                                                                         \
+    }                                                                                           \
+  }
+#endif
+
+RELATIVE(fromage, norms(p, unit), fromage_unit(p, unit, h, direction, all);)
+RELATIVE(lars, norms(p, unit), lars_unit(p, unit, h, direction, all);)
+RELATIVE(lamb, lamb_norms(p, unit, h, direction, work + unit->offset),
+         lamb_unit(p, unit, h, all, work + unit->offset);)

@@ -1,0 +1,319 @@
+"""The fast path: compiles ``kernels.c`` at its first use, and runs it over whole groups at once.
+
+The kernels take dense float32 parameters on the CPU (where a C compiler is found) and on CUDA
+(through NVRTC, which comes with torch). Everything else is left to the rules in ``rules.py``:
+other types and memory layouts, ``torch.compile`` (which fuses the rules itself), and everything if
+the environment sets ``ROBUSTLR_KERNELS=0``.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from robustlr.optim.base import RuleOptimizer
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+_FLAGS = ["-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS += ["-fno-signed-zeros", "-fassociative-math"]  # sums in SIMD lanes; NaN stays NaN
+_TUNING: tuple[list[str], ...] = (  # what the compiler knows decides; the first that works
+    ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
+    ["-mcpu=native", "-fopenmp"],
+    ["-march=native"],
+    [],
+)
+_UNIT = {"cpu": 16384, "cuda": 4096}  # elements a unit of work: enough for a core, few for a GPU
+_BATCH = {"cpu": 65536, "cuda": 1 << 62}  # elements of parameters that are taken together
+_THREADS = 256  # of a CUDA block, which takes a unit
+_SHARED_FLOATS = 12000  # a block gets 48 KiB unasked on every GPU
+_SMALLEST_SCRATCH = 512  # BLOCK in kernels.c
+_WITH_WORK = ("lamb",)  # kernels that keep an update between their passes
+_RELATIVE = ("fromage", "lars", "lamb")  # kernels that take several passes on CUDA
+
+Launch = Callable[[str, "Plan", Tensor, float], None]
+
+
+@dataclass
+class Plan:
+    """What a step over one group needs to know, kept while its parameters stay where they are."""
+
+    taken: list[Tensor]
+    rest: list[Tensor]
+    layout: list[Any]
+    gradients: list[int]
+    table: Tensor  # [taken, 11], as struct Parameter in kernels.c
+    units: Tensor  # [units, 4], as struct Unit
+    sums: Tensor
+    totals: Tensor
+    work: Tensor
+    longest: int
+    kept: list[Tensor]  # what the table points to
+    numbers: tuple[list[Any], Tensor] | None = None
+
+
+_plans: WeakKeyDictionary[Any, dict[int, Plan]] = WeakKeyDictionary()
+
+
+def forget(optimizer: "RuleOptimizer") -> None:
+    """Drop what is known of the optimizer's parameters and state; the next step looks again."""
+    _plans.pop(optimizer, None)
+
+
+def step(
+    optimizer: "RuleOptimizer", group: dict[str, Any], parameters: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Take the group's step for the parameters that a kernel can take; return the others.
+
+    Every parameter has a gradient, and state whose step already counts this one.
+    """
+    if not parameters or torch.compiler.is_compiling():
+        return parameters
+    launch = _launcher(parameters[0].device.type, os.environ.get("ROBUSTLR_KERNELS", "1"))
+    if launch is None:
+        return parameters
+    plans = _plans.setdefault(optimizer, {})
+    plan = plans.get(id(group))
+    layout = [(p.data_ptr(), _gradient(p).stride(), _gradient(p).dtype) for p in parameters]
+    if plan is None or plan.layout != layout:
+        plan = plans[id(group)] = _planned(optimizer, group, parameters, layout)
+    if plan.taken:
+        _aim(plan)
+        numbers = _on_device(plan, optimizer._numbers(group))
+        launch(optimizer.kernel, plan, numbers, -1.0 if group["maximize"] else 1.0)
+    return plan.rest
+
+
+def _planned(
+    optimizer: "RuleOptimizer",
+    group: dict[str, Any],
+    parameters: Sequence[Tensor],
+    layout: list[Any],
+) -> Plan:
+    device = parameters[0].device
+    taken: list[Tensor] = []
+    rest: list[Tensor] = []
+    rows: list[list[int]] = []
+    units: list[list[int]] = []
+    kept: list[Tensor] = []
+    longest, batch, batched, largest = 1, 0, 0, 0
+    for parameter in parameters:
+        split, state = optimizer._split(parameter, group), optimizer.state[parameter]
+        length = parameter.numel() // max(1, split.rows)
+        tensors = [value for name, value in state.items() if name != "step"]
+        dense = split.axis == 0 and _fits(parameter, length, tensors)
+        if not dense or parameter.device != device:
+            rest.append(parameter)
+            continue
+        each = max(1, _UNIT[device.type] // length)
+        starts = range(0, split.rows, each)
+        pointers = [value.data_ptr() for value in tensors] + [0] * (4 - len(tensors))
+        row = [parameter.data_ptr(), 0, *pointers, state["step"].data_ptr()]
+        rows.append([*row, split.rows, length, len(units), len(starts)])
+        if batched and batched + parameter.numel() > _BATCH[device.type]:
+            batch, batched = batch + 1, 0
+        units += [
+            [len(taken), start, min(start + each, split.rows), batch, batched + start * length]
+            for start in starts
+        ]
+        batched += parameter.numel()
+        largest = max(largest, batched)
+        taken.append(parameter)
+        kept += [parameter, state["step"], *tensors]
+        longest = max(longest, length)
+    return Plan(
+        taken=taken,
+        rest=rest,
+        layout=layout,
+        gradients=[],
+        table=torch.tensor(rows, dtype=torch.int64),
+        units=torch.tensor(units, dtype=torch.int64).to(device),
+        sums=torch.empty(len(units), 3, dtype=torch.float64, device=device),
+        totals=torch.empty(len(taken), 3, dtype=torch.float64, device=device),
+        work=torch.empty(largest if optimizer.kernel in _WITH_WORK else 0, device=device),
+        longest=longest,
+        kept=kept,
+    )
+
+
+def _fits(parameter: Tensor, length: int, state: Sequence[Tensor]) -> bool:
+    """Return whether a kernel can take ``parameter``, whose rows have ``length`` elements."""
+    gradient = _gradient(parameter)
+    dense = parameter.is_contiguous() or (
+        parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    )
+    same = [gradient, *(value for value in state if value.shape == parameter.shape)]
+    return (
+        dense
+        and not (parameter.is_cuda and length > _SHARED_FLOATS)
+        and all(t.dtype == torch.float32 for t in (parameter, gradient, *state))
+        and all(t.device == parameter.device for t in (gradient, *state))
+        and all(_stride(t) == _stride(parameter) for t in same)
+    )
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _stride(tensor: Tensor) -> list[int]:
+    """Return the strides that matter: those of dimensions with more than one element."""
+    return [by for by, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
+def _aim(plan: Plan) -> None:
+    """Point the table at where the gradients are now."""
+    gradients = [_gradient(p).data_ptr() for p in plan.taken]
+    if gradients == plan.gradients:
+        return
+    plan.gradients = gradients
+    host = plan.table.cpu()
+    host[:, 1] = torch.tensor(gradients)
+    plan.table = _uploaded(host, plan.taken[0].device)
+
+
+def _on_device(plan: Plan, numbers: Sequence[Any]) -> Tensor:
+    """Return the hyperparameters as float64 on the device; tensors among them are not read here."""
+    known = [None if isinstance(number, Tensor) else float(number) for number in numbers]
+    if plan.numbers is None or plan.numbers[0] != known:
+        host = torch.tensor([number or 0.0 for number in known], dtype=torch.float64)
+        plan.numbers = known, _uploaded(host, plan.taken[0].device)
+    for index, number in enumerate(numbers):
+        if isinstance(number, Tensor):
+            plan.numbers[1][index].copy_(number)
+    return plan.numbers[1]
+
+
+_captured: list[Tensor] = []
+
+
+def _uploaded(host: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device without waiting for it."""
+    if device.type == "cpu":
+        return host
+    host = host.pin_memory()
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append(host)  # every replay of the graph copies from it again
+    return host.to(device, non_blocking=True)
+
+
+@functools.cache
+def _launcher(device: str, switch: str) -> Launch | None:
+    """Return what runs a pass on this kind of device, or None where the rules must do."""
+    if switch == "0":
+        return None
+    if device == "cpu":
+        return _cpu_launcher()
+    return _cuda_launcher() if device == "cuda" else None
+
+
+# CPU
+
+
+def _cpu_launcher() -> Launch | None:
+    path = compiled()
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+
+    def launch(name: str, plan: Plan, numbers: Tensor, direction: float) -> None:
+        pointers = (plan.table, plan.units, numbers, plan.sums, plan.totals)
+        table, units, h, sums, totals = (ctypes.c_void_p(t.data_ptr()) for t in pointers)
+        getattr(library, name)(
+            table,
+            units,
+            len(plan.units),
+            h,
+            ctypes.c_double(direction),
+            sums,
+            totals,
+            ctypes.c_void_p(plan.work.data_ptr()),
+            plan.longest,
+            torch.get_num_threads(),
+        )
+
+    return launch
+
+
+def compiled() -> Path | None:
+    """Return the compiled kernels for this CPU, made at the first call; None without a compiler.
+
+    They are kept in the user's cache folder, by source, compiler and processor, so that machines
+    that share a home share nothing else.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None or platform.system() == "Windows":
+        return None
+    key = [_SOURCE.read_text(), compiler, *_FLAGS, str(_TUNING), platform.platform(), _processor()]
+    name = "kernels-" + hashlib.sha256("\n".join(key).encode()).hexdigest()[:16] + ".so"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robustlr"
+    for folder in (cache, Path(tempfile.gettempdir()) / f"robustlr-{os.getuid()}"):
+        if (folder / name).exists():
+            return folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, made = tempfile.mkstemp(dir=folder, suffix=".so")
+        except OSError:  # a home that cannot be written, as on some clusters' nodes
+            continue
+        os.close(handle)
+        if any(_compile(compiler, tuning, made) for tuning in _TUNING):
+            Path(made).replace(folder / name)  # at once, for workers that start together
+            return folder / name
+        Path(made).unlink()
+        return None
+    return None
+
+
+def _compile(compiler: str, tuning: list[str], out: str) -> bool:
+    command = [compiler, *_FLAGS, *tuning, "-o", out, str(_SOURCE), "-lm"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+# CUDA
+
+
+def _cuda_launcher() -> Launch | None:
+    if not hasattr(torch.cuda, "_compile_kernel") or torch.version.cuda is None:
+        return None
+
+    @functools.cache
+    def kernel(name: str, device: int) -> Any:
+        with torch.cuda.device(device):
+            return torch.cuda._compile_kernel(_SOURCE.read_text(), name)
+
+    def launch(name: str, plan: Plan, numbers: Tensor, direction: float) -> None:
+        device = plan.taken[0].device
+        passes = (f"{name}_sums", "totals_of_parameters", name) if name in _RELATIVE else (name,)
+        pointers = (plan.sums, plan.totals, plan.work)
+        args = [plan.table, plan.units, len(plan.units), numbers, direction, *pointers]
+        with torch.cuda.device(device):
+            for each in passes:
+                kernel(each, device.index)(
+                    grid=(len(plan.units), 1, 1),
+                    block=(_THREADS, 1, 1),
+                    args=[*args, plan.longest, 0],
+                    shared_mem=4 * max(plan.longest, _SMALLEST_SCRATCH),
+                )
+
+    return launch

@@ -1,0 +1,114 @@
+"""RV-Adam+L2, from "Rotational Equilibrium: How Weight Decay Balances Learning" (ICML 2024)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from robustlr.optim import rules
+from robustlr.optim.arguments import check, check_betas
+from robustlr.optim.base import Group, State, options
+from robustlr.optim.entry import LR_GRID, Entry
+from robustlr.optim.rotational import RotationalOptimizer
+from robustlr.space import Choices
+
+
+class RVAdamL2(RotationalOptimizer):
+    """Adam's directions under L2 regularisation, with a balanced rotation.
+
+    Adam with L2 regularisation turns different neurons at different rates; here each turns by
+    ``rotation(group)`` radians a step on average and keeps its norm. ``rotation`` is given the
+    parameter group and defaults to AdamW's, sqrt(2 lr weight_decay (1-beta1)/(1+beta1)), as in the
+    paper's Appendix J. The direction is the gradient's first moment over the root of the second
+    moment of gradient and decay together. What is not rotational takes a plain step of Adam with
+    L2: that is every parameter unless ``weight_decay`` is set. Which parameters rotate, the
+    options from ``rotation_beta`` on, and what is done of gradients that are not finite: see
+    ``RotationalOptimizer``.
+
+    State: two numbers a weight, and two a neuron.
+
+    Raises:
+        ValueError: an argument is out of bounds, or a group is ``rotational`` without decay.
+    """
+
+    kernel = "adam_l2"
+    moments = ("first", "second")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        rotation_beta: float = 0.9,
+        center: bool = True,
+        per_neuron: bool = True,
+        rotation_eps: float = 1e-8,
+        *,
+        rotation: Callable[[Group], float] | None = None,
+        rotational: bool | None = None,
+        slow_portion: float = 0.0,
+        fast_portion: float = 0.0,
+        speed_factor: float = 1.0,
+        frozen_vectors: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, options(locals()))
+
+    def _check(self, group: Group) -> None:
+        check_betas(group["betas"])
+        check("eps", group["eps"], low=0)
+        if group["rotation"] is not None and not callable(group["rotation"]):
+            raise ValueError(f"rotation must be a function of the group, not {group['rotation']!r}")
+        super()._check(group)
+
+    def _direction(
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        state: State,
+        usable: Tensor,
+        step: Any,
+        group: Group,
+    ) -> tuple[Tensor, State]:
+        beta1, beta2 = group["betas"]
+        direction, first, second = rules.adam_direction(
+            gradient,
+            state["first"],
+            state["second"],
+            usable,
+            step=step,
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            squared=gradient + group["weight_decay"] * weight if "norm" in state else gradient,
+        )
+        return direction, {"first": first, "second": second}
+
+    def _plain(
+        self, weight: Tensor, gradient: Tensor, state: State, step: Any, group: Group
+    ) -> tuple[Tensor, State]:
+        usable = gradient.square().isfinite()
+        coupled = gradient + group["weight_decay"] * weight
+        direction, changed = self._direction(weight, coupled, state, usable, step, group)
+        return rules.descend(weight, direction, usable, lr=group["lr"]), changed
+
+    def _rotation(self, group: Group) -> Any:
+        if group["rotation"] is not None:
+            return group["rotation"](group)
+        return rules.adamw_rotation(group["lr"], group["weight_decay"], group["betas"][0])
+
+    def _inner_numbers(self, group: Group) -> Sequence[Any]:
+        return *group["betas"], group["eps"]
+
+
+ENTRY = Entry(
+    optimizer=RVAdamL2,
+    summary="Adam with L2 regularisation whose neurons turn at AdamW's equilibrium rate.",
+    paper="Kosson, Messmer, Jaggi: Rotational Equilibrium (ICML 2024)",
+    default={"lr": 0.0125, "weight_decay": 0.08, "beta1": 0.9, "beta2": 0.999},
+    default_source="the paper's setting for ResNet-18 on CIFAR-10 (Appendix J)",
+    space={"lr": LR_GRID, "weight_decay": Choices(values=(0.01, 0.1, 1.0))},
+)
