@@ -66,7 +66,7 @@ typedef struct {
 #ifdef __CUDACC__
 
 HELPER double total(double x) {
-  __shared__ double parts[32];
+  static __shared__ double parts[32];
   for (int lane = 16; lane > 0; lane /= 2) x += __shfl_down_sync(0xffffffffu, x, lane);
   __syncthreads(); /* the parts of an earlier total have been read */
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
@@ -92,6 +92,12 @@ HELPER float inverse_root(float x) {
   y.value *= 1.5f - half * y.value * y.value;
   y.value *= 1.5f - half * y.value * y.value;
   return x < 1.17549435e-38f ? 0 : y.value;
+}
+
+/* Aligned, so that the same elements share a SIMD register in every run and round alike. */
+HELPER float *scratch_of(Index length) {
+  length = (length < BLOCK ? BLOCK : length) * sizeof(float);
+  return (float *)aligned_alloc(64, (length + 63) / 64 * 64);
 }
 
 /* exp(x) to 2 units in the last place; libm's does not vectorise without -ffast-math. */
@@ -249,13 +255,14 @@ HELPER void rotate_rows(int kind, const Parameter *p, const Unit *unit, const do
     LANES(i, n) broken += !usable(gradient[i]);
     if (total(broken) > 0) continue;
 
-    float sum = 0, mean = 0, along = 0, observed = 0, squares = 0;
+    float sum = 0, mean = 0, along = 0, whole = 0, observed = 0, squares = 0;
     LANES(i, n) {
       float m = first[i], v = kind == ADAMW || kind == ADAM_L2 ? second[i] : 0;
       d[i] = inner_direction(kind, inner, inner.sign * gradient[i], weight[i], &m, &v);
       first[i] = m;
       if (kind == ADAMW || kind == ADAM_L2) second[i] = v;
       sum += d[i];
+      whole += d[i] * d[i];
     }
     if (h[RV_CENTER] != 0) mean = total(sum) / n;
     FETCH(gradient + n, n);
@@ -265,14 +272,17 @@ HELPER void rotate_rows(int kind, const Parameter *p, const Unit *unit, const do
     FETCH(first + n, n);
     if (kind == ADAMW || kind == ADAM_L2) FETCH(second + n, n);
     LANES(i, n) { d[i] -= weight[i] * radial; observed += d[i] * d[i]; }
-    float average = beta * p->state[1][row] + (1 - beta) * (float)total(observed);
+    observed = total(observed);
+    const float rounding = 16 * 1.1920929e-7f;
+    if (observed <= rounding * rounding * (float)total(whole)) observed = 0;
+    float average = beta * p->state[1][row] + (1 - beta) * observed;
     TOGETHER;
     LEADER p->state[1][row] = average;
     float rotation = h[RV_ROTATION];
     if (row < slow) rotation /= h[RV_SPEED];
     else if (row < slow + fast) rotation *= h[RV_SPEED];
     float factor = divided(rotation * norm, sqrtf(average * unbias) + (float)h[RV_RV_EPS]);
-    if (norm == 0) continue;
+    if (norm == 0 || observed == 0) continue;
     LANES(i, n) { d[i] = weight[i] - factor * d[i]; squares += d[i] * d[i]; }
     float resize = divided(norm, sqrtf(total(squares)));
     LANES(i, n) weight[i] = d[i] * resize;
@@ -476,7 +486,7 @@ HELPER void lamb_unit(const Parameter *p, const Unit *unit, const double *h, Sum
 #define OVER_UNITS(name, ...)                                                                   \
   PASS(name) ARGUMENTS {                                                                        \
     _Pragma("omp parallel num_threads(threads) if (count > 1)") {                          \
-      float *scratch = (float *)malloc((longest < BLOCK ? BLOCK : longest) * sizeof(float));                                \
+      float *scratch = scratch_of(longest);                                \
       EACH_UNIT(u, count) {                                                                     \
         const Unit *unit = units + u;                                                           \
         const Parameter *p = parameters + unit->parameter;                                      \
@@ -551,6 +561,7 @@ HELPER Sums all_of(const Parameter *p, const Sums *sums) {
           known = unit->parameter;                                                              \
           __VA_ARGS__                                                                           \
         }                                                                                       \
+        _Pragma("omp barrier") /* work is used again */                                         \
       }                                                                                         \
     }                                                                                           \
   }

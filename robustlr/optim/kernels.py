@@ -217,7 +217,8 @@ def _launcher(device: str, switch: str) -> Launch | None:
         return None
     if device == "cpu":
         return _cpu_launcher()
-    return _cuda_launcher() if device == "cuda" else None
+    nvrtc = hasattr(torch.cuda, "_compile_kernel") and torch.version.cuda is not None
+    return _launch_on_cuda if device == "cuda" and nvrtc else None
 
 
 # CPU
@@ -293,27 +294,21 @@ def _processor() -> str:
 # CUDA
 
 
-def _cuda_launcher() -> Launch | None:
-    if not hasattr(torch.cuda, "_compile_kernel") or torch.version.cuda is None:
-        return None
+@functools.cache
+def _cuda_kernel(name: str, device: torch.device) -> Any:
+    with torch.cuda.device(device):
+        return torch.cuda._compile_kernel(_SOURCE.read_text(), name)
 
-    @functools.cache
-    def kernel(name: str, device: int) -> Any:
-        with torch.cuda.device(device):
-            return torch.cuda._compile_kernel(_SOURCE.read_text(), name)
 
-    def launch(name: str, plan: Plan, numbers: Tensor, direction: float) -> None:
-        device = plan.taken[0].device
-        passes = (f"{name}_sums", "totals_of_parameters", name) if name in _RELATIVE else (name,)
-        pointers = (plan.sums, plan.totals, plan.work)
-        args = [plan.table, plan.units, len(plan.units), numbers, direction, *pointers]
-        with torch.cuda.device(device):
-            for each in passes:
-                kernel(each, device.index)(
-                    grid=(len(plan.units), 1, 1),
-                    block=(_THREADS, 1, 1),
-                    args=[*args, plan.longest, 0],
-                    shared_mem=4 * max(plan.longest, _SMALLEST_SCRATCH),
-                )
-
-    return launch
+def _launch_on_cuda(name: str, plan: Plan, numbers: Tensor, direction: float) -> None:
+    passes = (f"{name}_sums", "totals_of_parameters", name) if name in _RELATIVE else (name,)
+    pointers = (plan.sums, plan.totals, plan.work)
+    args = [plan.table, plan.units, len(plan.units), numbers, direction, *pointers]
+    with torch.cuda.device_of(plan.table):  # type: ignore[no-untyped-call]
+        for each in passes:
+            _cuda_kernel(each, plan.table.device)(
+                grid=(len(plan.units), 1, 1),
+                block=(_THREADS, 1, 1),
+                args=[*args, plan.longest, 0],
+                shared_mem=4 * max(plan.longest, _SMALLEST_SCRATCH),
+            )

@@ -52,9 +52,9 @@ def _corrected(average: Tensor, beta: Hyperparameter, step: Hyperparameter) -> T
     return corrected
 
 
-def _is_constant(weight: Tensor, direction: Tensor) -> Tensor:
-    """Return which rows have nothing but rounding in ``direction``, what their mean leaves."""
-    return row_norm(direction) <= 16 * torch.finfo(weight.dtype).eps * row_norm(weight)
+def _is_rounding(part: Tensor, of: Tensor) -> Tensor:
+    """Return which rows of ``part``, taken out of those of ``of``, are nothing but rounding."""
+    return row_norm(part) <= 16 * torch.finfo(of.dtype).eps * row_norm(of)
 
 
 # Constraints
@@ -67,7 +67,7 @@ def project(weight: Tensor, *, center: bool, normalize: bool) -> Tensor:
     """
     if center:
         direction = weight - weight.mean(-1, keepdim=True)
-        weight = torch.where(_is_constant(weight, direction), 0, direction)
+        weight = torch.where(_is_rounding(direction, of=weight), 0, direction)
     if normalize:
         weight = _divided(weight, row_norm(weight))
     return weight
@@ -77,7 +77,7 @@ def centred(weight: Tensor) -> Tensor:
     """Return ``weight`` with zero-mean rows of unchanged norm; a constant row stays as it is."""
     direction = weight - weight.mean(-1, keepdim=True)
     resized = direction * _divided(row_norm(weight), row_norm(direction))
-    return torch.where(_is_constant(weight, direction), weight, resized)
+    return torch.where(_is_rounding(direction, of=weight), weight, resized)
 
 
 # Nero and Madam
@@ -356,15 +356,18 @@ def rotate(
     """Return the weight turned against ``direction``, and the direction's running squared norm.
 
     Each row turns by ``rotation`` radians on average and keeps its ``norm`` (Rotational
-    Equilibrium, Algorithm 1). A row of norm 0, or whose gradient is not ``usable``, stays.
+    Equilibrium, Algorithm 1). A row of norm 0, or whose gradient is not ``usable``, stays; so does
+    one whose direction leaves it nowhere to turn, as every centred row of length 2.
     """
+    given = direction
     if center:
         direction = direction - direction.mean(-1, keepdim=True)
     radial = (direction * weight).sum(-1, keepdim=True)
     direction = direction - weight * _divided(radial, norm.square())
+    direction = torch.where(_is_rounding(direction, of=given), 0, direction)
     observed = direction.square().sum(-1, keepdim=True)
     square_norm = _average(square_norm, observed, rotation_beta, usable)
     root = _corrected(square_norm, rotation_beta, step).sqrt()
     turned = weight - rotation * norm * _divided(direction, root + rotation_eps)
     turned = turned * _divided(norm, row_norm(turned))
-    return torch.where(usable & (norm > 0), turned, weight), square_norm
+    return torch.where(usable & (norm > 0) & (observed > 0), turned, weight), square_norm
