@@ -199,7 +199,7 @@ def test_cuda_kernels_on_threads_take_the_steps_of_the_rules(
     def kernel(name: str, device: torch.device) -> Any:
         def launch(grid: Any, block: Any, args: list[Any], shared_mem: int) -> None:
             table, units, count, numbers, direction, *sums, longest, _ = args
-            assert shared_mem >= 4 * max(512, longest)
+            assert shared_mem >= 4 * max(1024, longest)
             pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (table, units)]
             on_threads.on_threads(
                 getattr(on_threads, name),

@@ -423,7 +423,7 @@ def test_a_grad_scaler_skips_overflown_steps_and_takes_the_others(
     for factor in (1.0, math.inf, 1.0):
         before = parameter.detach().clone()
         optimizer.zero_grad()
-        torch.autograd.backward(scaler.scale((factor * parameter.square()).sum()))
+        torch.autograd.backward(scaler.scale((factor * parameter * torch.arange(3.0)).sum()))
         scaler.step(optimizer)
         scaler.update()
         moved.append(not torch.equal(parameter, before))

@@ -31,7 +31,7 @@
 #define THREAD 0
 #define THREADS 1
 #endif
-#define FETCH(from, n) for (Index i = 0; i < (n) && i < BLOCK; i += 16) __builtin_prefetch((from) + i)
+#define FETCH(from, n) for (Index i = 0; i < (n) && i < 512; i += 16) __builtin_prefetch((from) + i)
 #define TOGETHER
 #define EXP exponential
 #define RESTRICT restrict
@@ -41,7 +41,11 @@ typedef long long Index;
 
 /* Long runs are taken in blocks that stay in the first cache, in loops of few streams each: stores
    to one array hold up loads from another whose address has the same last 12 bits. */
-enum { BLOCK = 512 };
+#ifdef __CUDACC__
+enum { BLOCK = 1024 };
+#else
+enum { BLOCK = 64 };
+#endif
 #define SAME_BATCH(u, v) (units[u].batch == units[v].batch)
 #define BLOCKS(b, m, n) \
   for (Index b = 0, m; m = (n) - b < BLOCK ? (n) - b : BLOCK, b < (n); b += BLOCK)
@@ -256,13 +260,18 @@ HELPER void rotate_rows(int kind, const Parameter *p, const Unit *unit, const do
     if (total(broken) > 0) continue;
 
     float sum = 0, mean = 0, along = 0, whole = 0, observed = 0, squares = 0;
-    LANES(i, n) {
-      float m = first[i], v = kind == ADAMW || kind == ADAM_L2 ? second[i] : 0;
-      d[i] = inner_direction(kind, inner, inner.sign * gradient[i], weight[i], &m, &v);
-      first[i] = m;
-      if (kind == ADAMW || kind == ADAM_L2) second[i] = v;
-      sum += d[i];
-      whole += d[i] * d[i];
+    BLOCKS(b, c, n) {
+      LANES(i, c) {
+        float m = first[b + i], v = kind == ADAMW || kind == ADAM_L2 ? second[b + i] : 0;
+        float g = inner.sign * gradient[b + i];
+        d[b + i] = inner_direction(kind, inner, g, weight[b + i], &m, &v);
+        first[b + i] = m;
+        if (kind == ADAMW || kind == ADAM_L2) second[b + i] = v;
+      }
+      LANES(i, c) {
+        sum += d[b + i];
+        whole += d[b + i] * d[b + i];
+      }
     }
     if (h[RV_CENTER] != 0) mean = total(sum) / n;
     FETCH(gradient + n, n);
@@ -426,17 +435,22 @@ HELPER Sums lamb_norms(const Parameter *p, const Unit *unit, const double *h, do
   const float *RESTRICT gradient = p->gradient + start, *RESTRICT weight = p->weight + start;
   float *RESTRICT first = p->state[0] + start, *RESTRICT second = p->state[1] + start;
   float weights = 0, updates = 0;
-  LANES(i, unit->end * p->length - start) {
-    float g = flip * gradient[i], w = weight[i], m = first[i], v = second[i];
-    int ok = usable(g);
-    m = ok ? beta1 * m + (1 - beta1) * g : m;
-    v = ok ? beta2 * v + (1 - beta2) * g * g : v;
-    first[i] = m;
-    second[i] = v;
-    float u = ok ? divided(m * unbias1, root(v * unbias2) + eps) + decay * w : 0;
-    update[i] = u;
-    weights += w * w;
-    updates += u * u;
+  const Index n = unit->end * p->length - start;
+  BLOCKS(b, m, n) {
+    LANES(i, m) {
+      float g = flip * gradient[b + i];
+      int ok = usable(g);
+      first[b + i] = ok ? beta1 * first[b + i] + (1 - beta1) * g : first[b + i];
+      second[b + i] = ok ? beta2 * second[b + i] + (1 - beta2) * g * g : second[b + i];
+    }
+    LANES(i, m) {
+      float w = weight[b + i];
+      float d = divided(first[b + i] * unbias1, root(second[b + i] * unbias2) + eps);
+      float u = usable(gradient[b + i]) ? d + decay * w : 0;
+      update[b + i] = u;
+      weights += w * w;
+      updates += u * u;
+    }
   }
   Sums sums = {total(weights), total(updates), 0};
   return sums;

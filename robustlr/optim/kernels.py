@@ -39,7 +39,7 @@ _UNIT = {"cpu": 16384, "cuda": 4096}  # elements a unit of work: enough for a co
 _BATCH = {"cpu": 65536, "cuda": 1 << 62}  # elements of parameters that are taken together
 _THREADS = 256  # of a CUDA block, which takes a unit
 _SHARED_FLOATS = 12000  # a block gets 48 KiB unasked on every GPU
-_SMALLEST_SCRATCH = 512  # BLOCK in kernels.c
+_SMALLEST_SCRATCH = 1024  # BLOCK in kernels.c
 _WITH_WORK = ("lamb",)  # kernels that keep an update between their passes
 _RELATIVE = ("fromage", "lars", "lamb")  # kernels that take several passes on CUDA
 
