@@ -55,10 +55,7 @@ class Entry:
             known = self.arguments
             betas = [arguments.pop(name, known[name]) for name in ("beta1", "beta2")]
             arguments["betas"] = (float(betas[0]), float(betas[1]))
-        decays = "weight_decay" in self.arguments
-        groups: list[dict[str, Any]] = parameter_groups(model)
-        if not decays:
-            groups = [{"params": [p for group in groups for p in group["params"]]}]
+        groups = parameter_groups(model, decay="weight_decay" in self.arguments)
         return self.optimizer(groups, **arguments, **self.options)
 
     def refuses(self, hyperparameters: Mapping[str, Value]) -> str | None:

@@ -69,10 +69,10 @@ def whole(parameter: Tensor) -> Split:
     return Split(1)
 
 
-def _layouts(model: nn.Module) -> dict[int, dict[str, int]]:
-    """Return the group options of weights whose neurons do not lie along dimension 0, by id."""
+def _layouts(model: nn.Module) -> dict[int, tuple[int, int]]:
+    """Return axis and groups of the weights of transposed convolutions, by id."""
     return {
-        id(parameter): {"neuron_axis": 1, "conv_groups": module.groups}
+        id(parameter): (1, module.groups)
         for module in model.modules()
         if isinstance(module, _ConvTransposeNd)
         for parameter in module.parameters()
@@ -80,33 +80,27 @@ def _layouts(model: nn.Module) -> dict[int, dict[str, int]]:
     }
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Return parameter groups for any optimizer here: weights with a fan-in, and the rest.
+def parameter_groups(model: nn.Module, *, decay: bool = True) -> list[dict[str, Any]]:
+    """Return parameter groups of ``model`` for any optimizer here.
 
-    The rest has ``weight_decay`` 0: gains and biases are not decayed in any of the papers' runs
-    (Rotational Equilibrium, App. K). Weights of transposed convolutions get groups of their own,
-    with ``neuron_axis`` 1 and their ``conv_groups``.
+    Gains and biases get a group with ``weight_decay`` 0, as in all of the papers' runs (Rotational
+    Equilibrium, App. K), unless the optimizer knows no decay. Weights of transposed convolutions
+    get groups with ``neuron_axis`` 1 and their ``conv_groups``.
     """
     layouts = _layouts(model)
-    weights: dict[tuple[tuple[str, int], ...], list[nn.Parameter]] = {(): []}
-    rest = []
+    groups: dict[tuple[tuple[str, Any], ...], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        layout = layouts.get(id(parameter), {})
         if not parameter.requires_grad:
             continue
-        if has_fan_in(
-            parameter,
-            axis=layout.get("neuron_axis", 0),
-            conv_groups=layout.get("conv_groups", 1),
-        ):
-            weights.setdefault(tuple(layout.items()), []).append(parameter)
-        else:
-            rest.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": members, **dict(layout)} for layout, members in weights.items()
-    ]
-    groups.append({"params": rest, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
+        axis, conv_groups = layouts.get(id(parameter), (0, 1))
+        options: dict[str, Any] = {}
+        if axis:
+            options |= {"neuron_axis": axis, "conv_groups": conv_groups}
+        if decay and not has_fan_in(parameter, axis=axis, conv_groups=conv_groups):
+            options["weight_decay"] = 0.0
+        groups.setdefault(tuple(options.items()), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda group: "weight_decay" in dict(group[0]))
+    return [{"params": members, **dict(options)} for options, members in ordered]
 
 
 @dataclass(frozen=True)
@@ -150,8 +144,7 @@ def describe(model: nn.Module, optimizer: optim.Optimizer | None = None) -> list
     layouts = _layouts(model)
     found = []
     for name, parameter in model.named_parameters():
-        layout = layouts.get(id(parameter), {"neuron_axis": 0, "conv_groups": 1})
-        axis, conv_groups = layout["neuron_axis"], layout["conv_groups"]
+        axis, conv_groups = layouts.get(id(parameter), (0, 1))
         rows = neurons(parameter, axis=axis, conv_groups=conv_groups).rows
         kept = None
         if optimizer is not None:
