@@ -232,6 +232,43 @@ def test_a_loaded_state_continues_bit_for_bit(
 
 
 @every_class
+def test_the_state_of_other_parameters_is_refused(make: Any, options: dict[str, Any]) -> None:
+    """And leaves the optimizer as it was; a kernel must never see state of another size."""
+    ours = [nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(5))]
+    theirs = [nn.Parameter(torch.randn(6, 3)), nn.Parameter(torch.randn(2))]
+    optimizer, other = make(ours, lr=0.01, **options), make(theirs, lr=0.5, **options)
+    for parameters, each in ((ours, optimizer), (theirs, other)):
+        _steps(parameters, each, 1)
+    wants_state = bool(set(other.state[theirs[0]]) - {"step", "cap", "scale"})
+    before = copy.deepcopy(optimizer.state_dict())
+    if wants_state:
+        with pytest.raises(ValueError, match=r"for a parameter of shape \(5, 4\): it needs"):
+            optimizer.load_state_dict(other.state_dict())
+        assert str(optimizer.state_dict()) == str(before)
+    momentum = torch.optim.SGD(ours, momentum=0.9)
+    momentum.step()
+    with pytest.raises(ValueError, match="the state to load is not"):
+        optimizer.load_state_dict(momentum.state_dict())
+    _steps(ours, optimizer, 1)
+
+
+def test_what_began_as_rotational_stays_so() -> None:
+    """A weight decay that a schedule sets to 0, or above it, must not change the state's meaning."""
+    for path in ("1", "0"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ROBUSTLR_KERNELS", path)
+            for first, then in ((0.1, 0.0), (0.0, 0.1)):
+                parameter = nn.Parameter(torch.randn(4, 3))
+                optimizer = RVAdamW([parameter], weight_decay=first)
+                _steps([parameter], optimizer, 2)
+                before = parameter.detach().clone()
+                optimizer.param_groups[0]["weight_decay"] = then
+                _steps([parameter], optimizer, 2)
+                assert ("norm" in optimizer.state[parameter]) == (first > 0)
+                assert torch.allclose(parameter, before, atol=1e-6) == (first > 0)
+
+
+@every_class
 def test_saved_state_loads_with_weights_only(
     make: Any, options: dict[str, Any], tmp_path: Any
 ) -> None:

@@ -23,7 +23,9 @@ class RuleOptimizer(Optimizer):
 
     Every group has, beside the class's own options, ``maximize``, ``neuron_axis`` and
     ``conv_groups`` (see ``neurons.parameter_groups``). State is kept in float32 for half-precision
-    parameters, else in the parameter's type.
+    parameters, else in the parameter's type. It is made at a parameter's first step; what the
+    options decide of it then (whether LARS has momentum, Fromage a cap, whether a parameter
+    rotates) stays decided.
     """
 
     kernel: ClassVar[str]
@@ -82,15 +84,39 @@ class RuleOptimizer(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load state, in the precision in which it was saved."""
+        """Load state, in the precision in which it was saved.
+
+        Raises:
+            ValueError: it is that of other parameters, or of another optimizer.
+        """
+        before = self.state, self.param_groups
         super().load_state_dict(state_dict)
-        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for saved, parameter in zip(ids, parameters, strict=True):
-            for name, value in state_dict["state"].get(saved, {}).items():
-                # torch casts to the parameter's type, which would lose bits of half-precision ones
-                self.state[parameter][name] = _own(value, parameter, name)
         kernels.forget(self)
+        try:
+            for group in self.param_groups:
+                for name in self.defaults.keys() - group.keys():
+                    raise ValueError(f"the state to load is not {type(self).__name__}'s: no {name}")
+            for saved, (parameter, group) in zip(_ids(state_dict), _members(self), strict=True):
+                self._load(parameter, group, state_dict["state"].get(saved, {}))
+        except ValueError:
+            self.state, self.param_groups = before
+            raise
+
+    def _load(self, parameter: Tensor, group: Group, saved: State) -> None:
+        if not saved:
+            return
+        expected = {"step": torch.zeros(()), **self._start(parameter, group)}
+        shapes = {name: tuple(value.shape) for name, value in expected.items()}
+        given = {name: tuple(getattr(value, "shape", ())) for name, value in saved.items()}
+        if shapes != given:
+            raise ValueError(
+                f"the state to load is not {type(self).__name__}'s for a parameter of shape "
+                f"{tuple(parameter.shape)}: it needs {shapes} and was given {given}"
+            )
+        # torch casts to the parameter's type, which would lose bits of half-precision ones
+        self.state[parameter] = {
+            name: _own(value, parameter, name) for name, value in saved.items()
+        }
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -155,10 +181,16 @@ class RuleOptimizer(Optimizer):
             state[name].copy_(split.from_rows(value, like=state[name]))
 
 
-def _own(value: Any, parameter: Tensor, name: str) -> Any:
+def _ids(state_dict: dict[str, Any]) -> list[int]:
+    return [member for group in state_dict["param_groups"] for member in group["params"]]
+
+
+def _members(optimizer: Optimizer) -> list[tuple[Tensor, Group]]:
+    return [(p, group) for group in optimizer.param_groups for p in group["params"]]
+
+
+def _own(value: Tensor, parameter: Tensor, name: str) -> Tensor:
     """Return a copy of a loaded state tensor, where and as ``parameter`` keeps its own."""
-    if not isinstance(value, Tensor):
-        return value
     if name == "step":
         return value.to(parameter.device if parameter.is_cuda else "cpu", copy=True)
     if value.shape == parameter.shape:

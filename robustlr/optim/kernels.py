@@ -86,7 +86,7 @@ def step(
         return parameters
     plans = _plans.setdefault(optimizer, {})
     plan = plans.get(id(group))
-    layout = [(p.data_ptr(), _gradient(p).stride(), _gradient(p).dtype) for p in parameters]
+    layout = [_whereabouts(p, optimizer.state[p]) for p in parameters]
     if plan is None or plan.layout != layout:
         plan = plans[id(group)] = _planned(optimizer, group, parameters, layout)
     if plan.taken:
@@ -162,6 +162,12 @@ def _fits(parameter: Tensor, length: int, state: Sequence[Tensor]) -> bool:
         and all(t.device == parameter.device for t in (gradient, *state))
         and all(_stride(t) == _stride(parameter) for t in same)
     )
+
+
+def _whereabouts(parameter: Tensor, state: dict[str, Tensor]) -> tuple[Any, ...]:
+    """Return what a plan depends on; the plan keeps the state alive, so that its ids stay its."""
+    gradient = _gradient(parameter)
+    return parameter.data_ptr(), gradient.stride(), gradient.dtype, *map(id, state.values())
 
 
 def _gradient(parameter: Tensor) -> Tensor:

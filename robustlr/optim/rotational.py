@@ -1,7 +1,7 @@
 """What the rotational variants share; Rotational Equilibrium (ICML 2024), Algorithm 1."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,8 +34,10 @@ class RotationalOptimizer(RuleOptimizer):
     never moves, for a rotation keeps it 0, and a constant row is not centred.
     """
 
-    moments: tuple[str, ...]
+    moments: ClassVar[tuple[str, ...]]
     """The names of the inner optimizer's state."""
+    coupled: ClassVar[bool] = False
+    """Whether weight decay enters the gradient of what is not rotational (L2 regularisation)."""
 
     def _direction(
         self,
@@ -78,9 +80,12 @@ class RotationalOptimizer(RuleOptimizer):
         return rotates and has_fan_in(parameter, axis=axis, conv_groups=conv_groups)
 
     def _split(self, parameter: Tensor, group: Group) -> Split:
-        if not self.is_rotational(parameter, group):
+        state = self.state.get(parameter)  # what it began as, it stays
+        if not ("norm" in state if state else self.is_rotational(parameter, group)):
             return elements(parameter)
-        return super()._split(parameter, group) if group["per_neuron"] else whole(parameter)
+        if state["norm"].numel() == 1 if state else not group["per_neuron"]:
+            return whole(parameter)
+        return super()._split(parameter, group)
 
     def _moves(self, parameter: Tensor, group: Group) -> bool:
         return not group["frozen_vectors"] or self.is_rotational(parameter, group)
@@ -98,9 +103,9 @@ class RotationalOptimizer(RuleOptimizer):
 
     def _start(self, parameter: Tensor, group: Group) -> State:
         inner = {name: zeros(parameter) for name in self.moments}
-        if not self.is_rotational(parameter, group):
-            return inner
         split = self._split(parameter, group)
+        if split.rows == parameter.numel():
+            return inner
         square_norm = row_zeros(parameter, split)
         norm = rules.row_norm(split.to_rows(parameter).to(square_norm.dtype))
         return {"norm": norm.reshape(square_norm.shape), "square_norm": square_norm, **inner}
@@ -136,12 +141,13 @@ class RotationalOptimizer(RuleOptimizer):
     def _plain(
         self, weight: Tensor, gradient: Tensor, state: State, step: Any, group: Group
     ) -> tuple[Tensor, State]:
-        """Take a step of the inner optimizer, with decoupled weight decay."""
+        """Take a step of the inner optimizer."""
         usable = gradient.square().isfinite()
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        if self.coupled:
+            gradient, weight_decay = gradient + weight_decay * weight, 0.0
         direction, changed = self._direction(weight, gradient, state, usable, step, group)
-        weight = rules.descend(
-            weight, direction, usable, lr=group["lr"], weight_decay=group["weight_decay"]
-        )
+        weight = rules.descend(weight, direction, usable, lr=lr, weight_decay=weight_decay)
         return weight, changed
 
     def _inner_numbers(self, group: Group) -> Sequence[Any]:

@@ -34,6 +34,7 @@ class RVAdamL2(RotationalOptimizer):
 
     kernel = "adam_l2"
     moments = ("first", "second")
+    coupled = True
 
     def __init__(
         self,
@@ -86,14 +87,6 @@ class RVAdamL2(RotationalOptimizer):
             squared=gradient + group["weight_decay"] * weight if "norm" in state else gradient,
         )
         return direction, {"first": first, "second": second}
-
-    def _plain(
-        self, weight: Tensor, gradient: Tensor, state: State, step: Any, group: Group
-    ) -> tuple[Tensor, State]:
-        usable = gradient.square().isfinite()
-        coupled = gradient + group["weight_decay"] * weight
-        direction, changed = self._direction(weight, coupled, state, usable, step, group)
-        return rules.descend(weight, direction, usable, lr=group["lr"]), changed
 
     def _rotation(self, group: Group) -> Any:
         if group["rotation"] is not None:

@@ -32,6 +32,7 @@ class RVSGD(RotationalOptimizer):
 
     kernel = "sgd"
     moments = ("buffer",)
+    coupled = True
 
     def __init__(
         self,
@@ -84,14 +85,6 @@ class RVSGD(RotationalOptimizer):
             nesterov=group["nesterov"],
         )
         return direction, {"buffer": buffer}
-
-    def _plain(
-        self, weight: Tensor, gradient: Tensor, state: State, step: Any, group: Group
-    ) -> tuple[Tensor, State]:
-        usable = gradient.square().isfinite()
-        coupled = gradient + group["weight_decay"] * weight
-        direction, changed = self._direction(weight, coupled, state, usable, step, group)
-        return rules.descend(weight, direction, usable, lr=group["lr"]), changed
 
     def _rotation(self, group: Group) -> Any:
         return rules.sgd_rotation(group["lr"], group["weight_decay"], group["momentum"])
