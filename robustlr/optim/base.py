@@ -93,8 +93,8 @@ class RuleOptimizer(Optimizer):
         super().load_state_dict(state_dict)
         kernels.forget(self)
         try:
-            for group in self.param_groups:
-                for name in self.defaults.keys() - group.keys():
+            for old, group in zip(before[1], self.param_groups, strict=True):
+                for name in sorted((self.defaults.keys() & old.keys()) - group.keys()):
                     raise ValueError(f"the state to load is not {type(self).__name__}'s: no {name}")
             for saved, (parameter, group) in zip(_ids(state_dict), _members(self), strict=True):
                 self._load(parameter, group, state_dict["state"].get(saved, {}))
