@@ -54,14 +54,16 @@ class Plan:
     rest: list[Tensor]
     layout: list[Any]
     gradients: list[int]
-    table: Tensor  # [taken, 11], as struct Parameter in kernels.c
+    host: Tensor  # [taken, 11], as struct Parameter in kernels.c, without the gradients
+    pinned: Tensor | None  # for a table that a CUDA graph captures
+    table: Tensor  # on the device, with the gradients
     units: Tensor  # [units, 4], as struct Unit
     sums: Tensor
     totals: Tensor
     work: Tensor
     longest: int
     kept: list[Tensor]  # what the table points to
-    numbers: tuple[list[Any], Tensor] | None = None
+    numbers: tuple[list[float | None], Tensor] | None = None
 
 
 _plans: WeakKeyDictionary[Any, dict[int, Plan]] = WeakKeyDictionary()
@@ -133,12 +135,15 @@ def _planned(
         taken.append(parameter)
         kept += [parameter, state["step"], *tensors]
         longest = max(longest, length)
+    host = torch.tensor(rows, dtype=torch.int64)
     return Plan(
         taken=taken,
         rest=rest,
         layout=layout,
         gradients=[],
-        table=torch.tensor(rows, dtype=torch.int64),
+        host=host,
+        pinned=torch.empty_like(host).pin_memory() if device.type == "cuda" else None,
+        table=host,
         units=torch.tensor(units, dtype=torch.int64).to(device),
         sums=torch.empty(len(units), 3, dtype=torch.float64, device=device),
         totals=torch.empty(len(taken), 3, dtype=torch.float64, device=device),
@@ -185,10 +190,10 @@ def _aim(plan: Plan) -> None:
     gradients = [_gradient(p).data_ptr() for p in plan.taken]
     if gradients == plan.gradients:
         return
-    plan.gradients = gradients
-    host = plan.table.cpu()
+    host = plan.host.clone()
     host[:, 1] = torch.tensor(gradients)
-    plan.table = _uploaded(host, plan.taken[0].device)
+    plan.table, captured = _uploaded(host, plan.units.device, plan.pinned)
+    plan.gradients = [] if captured else gradients
 
 
 def _on_device(plan: Plan, numbers: Sequence[Any]) -> Tensor:
@@ -196,24 +201,31 @@ def _on_device(plan: Plan, numbers: Sequence[Any]) -> Tensor:
     known = [None if isinstance(number, Tensor) else float(number) for number in numbers]
     if plan.numbers is None or plan.numbers[0] != known:
         host = torch.tensor([number or 0.0 for number in known], dtype=torch.float64)
-        plan.numbers = known, _uploaded(host, plan.taken[0].device)
+        uploaded, captured = _uploaded(host, plan.units.device, None)
+        plan.numbers = [] if captured else known, uploaded
     for index, number in enumerate(numbers):
         if isinstance(number, Tensor):
             plan.numbers[1][index].copy_(number)
     return plan.numbers[1]
 
 
-_captured: list[Tensor] = []
+_captured: list[tuple[Tensor, Tensor]] = []
 
 
-def _uploaded(host: Tensor, device: torch.device) -> Tensor:
-    """Copy to the device without waiting for it."""
+def _uploaded(host: Tensor, device: torch.device, pinned: Tensor | None) -> tuple[Tensor, bool]:
+    """Copy to the device without waiting; return the copy, and whether a graph captured the copying.
+
+    A captured copy is made anew at each replay, and not before, so both sides of it are kept.
+    ``pinned`` is memory for it, for none can be pinned while a graph is captured.
+    """
     if device.type == "cpu":
-        return host
-    host = host.pin_memory()
-    if torch.cuda.is_current_stream_capturing():
-        _captured.append(host)  # every replay of the graph copies from it again
-    return host.to(device, non_blocking=True)
+        return host, False
+    if not torch.cuda.is_current_stream_capturing():
+        return host.pin_memory().to(device, non_blocking=True), False
+    kept = host.pin_memory() if pinned is None else pinned.copy_(host)
+    copy = kept.to(device, non_blocking=True)
+    _captured.append((kept, copy))
+    return copy, True
 
 
 @functools.cache
