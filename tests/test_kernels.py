@@ -115,6 +115,9 @@ def test_moved_and_replaced_tensors_are_followed(make: Any, options: dict[str, A
             patch.setenv("ROBUSTLR_KERNELS", switch)
             optimizer = make(parameters, lr=0.01, **options)
             _steps(parameters, optimizer, 2)
+            for state in optimizer.state.values():
+                for value in state.values():
+                    value.data = value.data.clone(memory_format=torch.preserve_format)
             for parameter in parameters:
                 parameter.data = parameter.data.clone(memory_format=torch.preserve_format)
             _steps(parameters, optimizer, 2, seed=1)
@@ -173,6 +176,32 @@ def test_a_home_that_cannot_be_written_and_a_compiler_that_fails(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert kernels.compiled() is None
     assert not [*(tmp_path / "other").rglob("*.so")]
+
+
+@needs_compiler
+def test_kernels_that_cannot_be_loaded_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_text("not a library")
+    monkeypatch.setattr(kernels, "compiled", lambda: broken)
+    parameters = _parameters()
+    make, options = OURS[0]
+    optimizer = make(parameters, lr=0.01, **options)
+    _steps(parameters, optimizer, 2)
+    assert optimizer not in kernels._plans
+
+
+class _Subclass(torch.Tensor):
+    pass
+
+
+def test_tensors_with_their_own_memory_are_left_to_the_rules() -> None:
+    parameter = nn.Parameter(torch.randn(4, 3).as_subclass(_Subclass))
+    make, options = OURS[0]
+    optimizer = make([parameter], lr=0.01, **options)
+    _steps([parameter], optimizer, 2)
+    assert _taken(optimizer) == 0
 
 
 # CUDA
@@ -253,7 +282,7 @@ def test_nvrtc_compiles_every_kernel() -> None:
     names |= {f"{name}_sums" for name in kernels._RELATIVE}
     source = kernels._SOURCE.read_text()
     for name in sorted(names):
-        binary, _ = utils._nvrtc_compile(source, name, "80")
+        binary, _ = utils._nvrtc_compile(source, name, "80", [str(kernels._SOURCE.parent)])
         assert binary
 
 

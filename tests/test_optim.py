@@ -242,7 +242,7 @@ def test_the_state_of_other_parameters_is_refused(make: Any, options: dict[str, 
     wants_state = bool(set(other.state[theirs[0]]) - {"step", "cap", "scale"})
     before = copy.deepcopy(optimizer.state_dict())
     if wants_state:
-        with pytest.raises(ValueError, match=r"for a parameter of shape \(5, 4\): it needs"):
+        with pytest.raises(ValueError, match=r"does not fit a parameter of shape \(5, 4\)"):
             optimizer.load_state_dict(other.state_dict())
         assert str(optimizer.state_dict()) == str(before)
     momentum = torch.optim.SGD(ours, momentum=0.9)
@@ -266,6 +266,116 @@ def test_what_began_as_rotational_stays_so() -> None:
                 _steps([parameter], optimizer, 2)
                 assert ("norm" in optimizer.state[parameter]) == (first > 0)
                 assert torch.allclose(parameter, before, atol=1e-6) == (first > 0)
+
+
+@every_path
+@every_class
+def test_resuming_before_the_optimizer_is_made(
+    make: Any, options: dict[str, Any], path: str
+) -> None:
+    """Constraints at construction keep weights that already satisfy them, to the bit."""
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        parameters = _parameters(dtype)
+        optimizer = make(parameters, lr=0.01, **options)
+        _steps(parameters, optimizer, 5)
+        resumed = [nn.Parameter(p.detach().clone()) for p in parameters]
+        continued = make(resumed, lr=0.01, **options)
+        continued.load_state_dict(optimizer.state_dict())
+        for each, by in ((parameters, optimizer), (resumed, continued)):
+            _steps(each, by, 3, seed=1)
+        _same(parameters, resumed)
+
+
+@every_path
+@every_class
+def test_state_in_another_order_and_state_of_others(
+    make: Any, options: dict[str, Any], path: str
+) -> None:
+    """As a checkpoint in another format, or an optimizer around ours, leaves it."""
+    parameters, others = _parameters(), _parameters()
+    optimizer, other = make(parameters, lr=0.01, **options), make(others, lr=0.01, **options)
+    _steps(parameters, optimizer, 2)
+    _steps(others, other, 2)
+    saved = other.state_dict()
+    saved["state"] = {i: dict(sorted(state.items())) for i, state in saved["state"].items()}
+    other.load_state_dict(saved)
+    for parameter, state in other.state.items():
+        reordered = {"another": torch.zeros_like(parameter), **dict(sorted(state.items()))}
+        other.state[parameter] = reordered
+    _steps(parameters, optimizer, 2, seed=1)
+    _steps(others, other, 2, seed=1)
+    _same(parameters, others)
+
+
+@every_path
+@every_class
+def test_autograd_sees_that_weights_have_changed(
+    make: Any, options: dict[str, Any], path: str
+) -> None:
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    optimizer = make(layers.parameters(), lr=0.01, **options)
+    loss = layers(torch.ones(2, 3)).square().sum()
+    torch.autograd.backward(loss, retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)
+
+
+@every_class
+def test_frozen_weights_are_not_touched_and_may_thaw(make: Any, options: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model[0].state_dict())
+    optimizer = make(model.parameters(), lr=0.01, **options)
+    for frozen in (True, False):
+        model[0].requires_grad_(not frozen)
+        for _ in range(2):
+            optimizer.zero_grad()
+            torch.autograd.backward(model(torch.randn(6, 5)).square().sum())
+            optimizer.step()
+        assert torch.equal(model[0].state_dict()["weight"], before["weight"]) == frozen
+
+
+def test_a_momentum_or_a_bound_that_is_set_later_counts() -> None:
+    one, other = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4, 3))
+    late, always = LARS([one], lr=1.0, momentum=0.0), LARS([other], lr=1.0, momentum=0.0)
+    for optimizer in (late, always):
+        _steps([*optimizer.param_groups[0]["params"]], optimizer, 1)
+        _steps([*optimizer.param_groups[0]["params"]], optimizer, 1, seed=1)
+    late.param_groups[0]["momentum"] = 0.9
+    _steps([one], late, 2, seed=2)
+    _steps([other], always, 2, seed=2)
+    assert not torch.allclose(one, other)
+    LARS([one]).load_state_dict(late.state_dict())
+    bounded = nn.Parameter(torch.ones(4, 3))
+    optimizer = Fromage([bounded], lr=0.5)
+    _steps([bounded], optimizer, 1)
+    optimizer.param_groups[0]["p_bound"] = 0.1
+    size = float(bounded.detach().norm())
+    _steps([bounded], optimizer, 3)
+    assert float(bounded.detach().norm()) == pytest.approx(0.1 * size)
+
+
+def test_a_rotation_of_ones_own_is_not_saved(tmp_path: Any) -> None:
+    parameter = nn.Parameter(torch.randn(4, 3))
+    optimizer = RVAdamL2([parameter], weight_decay=0.1, rotation=lambda group: group["lr"])
+    _steps([parameter], optimizer, 2)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    optimizer.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    _steps([parameter], optimizer, 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"neuron_axis": 2}, "neuron_axis must be 0 or 1, not 2"),
+        ({"neuron_axis": 1, "conv_groups": 0}, "conv_groups must be a whole number above 0, not 0"),
+        ({"neuron_axis": 1, "conv_groups": 4}, r"must divide the first dimension of \(6, 2\)"),
+    ],
+)
+def test_wrong_layouts_are_named(layout: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Nero([{"params": [nn.Parameter(torch.randn(6, 2))], **layout}])
 
 
 @every_class
@@ -494,7 +604,7 @@ def test_compiled_steps_are_one_graph_and_the_same(make: Any, options: dict[str,
         _compare_compiled(make, options, "aot_eager")
 
 
-@pytest.mark.parametrize(("make", "options"), [(Nero, {}), (RVAdamW, DECAYED)])
+@pytest.mark.parametrize(("make", "options"), [*{make: (make, o) for make, o in OURS}.values()])
 def test_a_whole_compiled_training_step_with_code_generation(
     make: Any, options: dict[str, Any]
 ) -> None:
@@ -529,6 +639,9 @@ def test_lr_can_be_a_tensor(make: Any, options: dict[str, Any]) -> None:
     _steps(parameters, make(parameters, lr=0.01, **options), 3)
     _steps(others, make(others, lr=torch.tensor(0.01), **options), 3)
     _same(parameters, others, rtol=1e-6, atol=1e-7)
+    again = _parameters()
+    _steps(again, make(again, lr=torch.tensor([0.01]), **options), 3)
+    _same(again, others)
 
 
 def test_groups_may_freeze_vectors_and_choose_what_rotates() -> None:
@@ -597,13 +710,18 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (RVAdamW, {"rotational": True, "weight_decay": 0.0}, "rotational=True needs weight_decay"),
     (RVSGD, {"nesterov": True}, "nesterov=True needs momentum above 0 and dampening 0"),
     (RVSGD, {"dampening": 2.0}, "dampening must be at least 0 and at most 1, not 2.0"),
+    (LAMB, {"clamp": -1.0}, "clamp must be at least 0, not -1.0"),
     (RVAdamL2, {"rotation": 0.1}, "rotation must be a function of the group, not 0.1"),
 ]
 
 
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
-    [(make, {"lr": lr}, f"lr must be .* not {lr}") for make, _ in OURS for lr in (-1.0, math.nan)]
+    [
+        (make, {"lr": lr}, f"lr must be .* not {lr}")
+        for make, _ in OURS
+        for lr in (-1.0, math.nan, math.inf)
+    ]
     + BAD,
 )
 def test_wrong_arguments_are_named(make: Any, arguments: dict[str, Any], message: str) -> None:

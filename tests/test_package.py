@@ -27,7 +27,7 @@ def test_the_wheel_holds_every_file_of_the_tree(wheel: zipfile.ZipFile) -> None:
     expected = set()
     for folder in ("robustlr", "tasks", "studies", "analysis"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".toml", ".j2", ".c") or path.name == "py.typed":
+            if path.suffix in (".py", ".toml", ".j2", ".c", ".h") or path.name == "py.typed":
                 relative = path.relative_to(ROOT)
                 if relative.parts[0] == "robustlr" and relative.parts[1] in (
                     "tasks",

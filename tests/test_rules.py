@@ -22,6 +22,7 @@ from robustlr.optim import (
     RVAdamL2,
     RVAdamW,
     RVLion,
+    rules,
 )
 from tests import reference
 from tests.reference import AdamInner, LionInner, Plain, Reference, Rotational, SGDInner
@@ -79,12 +80,19 @@ def _array(p: Tensor) -> np.ndarray:
 
 
 @settings(max_examples=60)
-@given(shapes, lrs, st.floats(0.0, 0.9999), switch, switch, switch)
+@given(shapes, lrs, st.floats(0.0, 0.9999), switch, switch, switch, st.sampled_from([0.01, 1.0]))
 def test_nero(
-    shape: tuple[int, ...], lr: float, beta: float, center: bool, normalize: bool, zero: bool
+    shape: tuple[int, ...],
+    lr: float,
+    beta: float,
+    center: bool,
+    normalize: bool,
+    zero: bool,
+    bias_scale: float,
 ) -> None:
     p = nn.Parameter(_weights(shape, zero and len(shape) < 2))
     options: dict[str, Any] = {"beta": beta, "center": center, "normalize": normalize}
+    options |= {"bias_scale": bias_scale}
     expected = reference.Nero(_array(p), **options)
     _compare(Nero([p], lr=lr, **options), expected, lr)
 
@@ -125,6 +133,7 @@ def test_lamb(
     p = nn.Parameter(_weights(shape))
     options: dict[str, Any] = {"betas": betas, "weight_decay": weight_decay, "clamp": clamp}
     options |= {"bias_correction": bias_correction, "center": center, "normalize": normalize}
+    options |= {"eps": 1e-3 if bias_correction else 1e-6}
     _compare(LAMB([p], lr=lr, **options), reference.LAMB(_array(p), **options), lr)
 
 
@@ -140,6 +149,7 @@ def test_lars(
     p = nn.Parameter(_weights(shape))
     options: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay}
     options |= {"trust_coefficient": trust, "always_adapt": always_adapt}
+    options |= {"eps": 1e-8 if always_adapt else 0.1}
     _compare(LARS([p], lr=lr, **options), reference.LARS(_array(p), **options), lr)
 
 
@@ -286,7 +296,6 @@ def test_variants_that_rotate_nothing_are_torchs_optimizers(ours: Any, torchs: A
 
 # What the theory promises
 
-OURS = [Nero, Fromage, Madam, LAMB, LARS, Lion, RVSGD, RVAdamW, RVLion, RVAdamL2]
 VARIANTS = [
     (RVSGD, {"momentum": 0.9}, lambda lr, wd: math.sqrt(2 * lr * wd / 1.9)),
     (RVAdamW, {}, lambda lr, wd: math.sqrt(2 * lr * wd * 0.1 / 1.9)),
@@ -470,3 +479,86 @@ def test_lars_grows_as_figure_2_of_fromage_says_and_fromage_does_not() -> None:
         norms[name] = float(layer.weight.detach().norm()) / start
     assert norms["lars"] == pytest.approx((1 + lr**2) ** (steps / 2), rel=1e-9)
     assert norms["fromage"] == pytest.approx(1.0, rel=1e-9)
+
+
+# Many trials at once
+
+SIZE = (3, 4, 6)  # trials, rows, row length
+
+
+def _per_trial(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=DOUBLE)[:, None, None]
+
+
+ONE_STEP: dict[str, Callable[..., Any]] = {
+    "nero": lambda w, g, h: rules.nero(
+        w,
+        g,
+        torch.ones_like(w[..., :1]),
+        scale=h,
+        step=h * 10,
+        lr=h,
+        beta=h,
+        center=True,
+        normalize=True,
+    ),
+    "madam": lambda w, g, h: rules.madam(
+        w, g, w.square(), cap=3 * h, step=h * 10, lr=h, g_bound=h, center=True, normalize=True
+    ),
+    "fromage": lambda w, g, h: (rules.fromage(w, g, lr=h, cap=9 * h),),
+    "lars": lambda w, g, h: rules.lars(
+        w, g, w, lr=h, momentum=h, weight_decay=h, trust_coefficient=h, eps=h, adapt=True
+    ),
+    "lamb": lambda w, g, h: rules.lamb(
+        w,
+        g,
+        w,
+        w.square(),
+        step=10 * h,
+        lr=h,
+        beta1=h,
+        beta2=h,
+        eps=h,
+        weight_decay=h,
+        bias_correction=True,
+        clamp=1.0,
+        center=True,
+        normalize=True,
+    ),
+    "sgd": lambda w, g, h: rules.sgd_direction(
+        g, w, g.isfinite(), step=10 * h, momentum=h, dampening=h, nesterov=True
+    ),
+    "adam": lambda w, g, h: rules.adam_direction(
+        g, w, w.square(), g.isfinite(), step=10 * h, beta1=h, beta2=h, eps=h, squared=g + h * w
+    ),
+    "lion": lambda w, g, h: rules.lion_direction(g, w, g.isfinite(), beta1=h, beta2=h),
+    "descend": lambda w, g, h: (rules.descend(w, g, g.isfinite(), lr=h, weight_decay=h),),
+    "rotate": lambda w, g, h: rules.rotate(
+        w,
+        g,
+        torch.ones_like(w[..., :1]),
+        g.isfinite().all(-1, keepdim=True),
+        norm=rules.row_norm(w),
+        step=10 * h,
+        rotation=rules.lion_rotation(h, h, h, h),
+        rotation_beta=h,
+        rotation_eps=h,
+        center=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_many_trials_step_as_each_alone(name: str) -> None:
+    """Each with hyperparameters of its own; one of them has a gradient that is not finite."""
+    torch.manual_seed(0)
+    weight, gradient = torch.randn(SIZE, dtype=DOUBLE), torch.randn(SIZE, dtype=DOUBLE)
+    gradient[2, 1, 3] = math.inf
+    numbers = _per_trial(0.1, 0.3, 0.7)
+    together = ONE_STEP[name](weight, gradient, numbers)
+    for trial in range(3):
+        one = slice(trial, trial + 1)
+        alone = ONE_STEP[name](weight[one], gradient[one], numbers[one])
+        for many, single in zip(together, alone, strict=True):
+            torch.testing.assert_close(many[one], single, rtol=1e-13, atol=1e-13)
+            assert single.isfinite().all()

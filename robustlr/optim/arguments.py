@@ -1,6 +1,7 @@
 """Argument checks shared by the optimizer classes."""
 
 import math
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -11,15 +12,15 @@ def check(
 ) -> None:
     """Raise a ValueError that names the argument, its value and the bound it breaks.
 
-    A number must lie in [``low``, ``below``) and be at most ``high``; infinity is allowed only
-    where ``high`` leaves room for it and ``below`` is not given, NaN never.
+    A number must lie in [``low``, ``below``) and be at most ``high``; NaN never does.
     """
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise ValueError(f"{name} must be a number, not {value!r}")
-    if not (low <= number <= high and (number < below or math.isinf(below))):
+    if not (low <= float(number) <= high and float(number) < below):
         bound = f"at least {low:g}"
         bound += f" and below {below:g}" if math.isfinite(below) else ""
+        bound += " and finite" if number == math.inf else ""
         bound += f" and at most {high:g}" if math.isfinite(high) else ""
         raise ValueError(f"{name} must be {bound}, not {value!r}")
 

@@ -1,13 +1,13 @@
 """What the optimizer classes share: groups, state, and the step over all parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from robustlr.optim import kernels, neurons
+from robustlr.optim import kernels, neurons, rules
 from robustlr.optim.neurons import Split
 
 Group = dict[str, Any]
@@ -23,13 +23,13 @@ class RuleOptimizer(Optimizer):
 
     Every group has, beside the class's own options, ``maximize``, ``neuron_axis`` and
     ``conv_groups`` (see ``neurons.parameter_groups``). State is kept in float32 for half-precision
-    parameters, else in the parameter's type. It is made at a parameter's first step; what the
-    options decide of it then (whether LARS has momentum, Fromage a cap, whether a parameter
-    rotates) stays decided.
+    parameters, else in the parameter's type. It is made at a parameter's first step.
     """
 
     kernel: ClassVar[str]
     """The function of ``kernels.c`` that takes the same step."""
+    kept: ClassVar[tuple[str, ...]]
+    """The names of the state, in the order in which the kernel takes those that there are."""
 
     def __init__(self, params: Any, defaults: Group) -> None:
         self._check(defaults)
@@ -48,7 +48,7 @@ class RuleOptimizer(Optimizer):
         )
 
     def _start(self, parameter: Tensor, group: Group) -> State:
-        """Return the state before the first step, in the order in which the kernel takes it."""
+        """Return the state before the first step."""
         raise NotImplementedError
 
     def _rule(
@@ -61,6 +61,10 @@ class RuleOptimizer(Optimizer):
         """Return the hyperparameters in the order in which the kernel takes them."""
         raise NotImplementedError
 
+    def _wanted(self, group: Group) -> set[str]:
+        """Return the state that a step cannot do without."""
+        return {"step"}
+
     def _moves(self, parameter: Tensor, group: Group) -> bool:
         """Return whether ``parameter`` is trained at all."""
         return True
@@ -70,7 +74,11 @@ class RuleOptimizer(Optimizer):
     @torch.no_grad()
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; raises ValueError for options out of bounds."""
-        self._check({**self.defaults, **param_group})
+        if not isinstance(param_group["params"], Tensor):
+            param_group["params"] = list(param_group["params"])
+        merged = {**self.defaults, **param_group}
+        self._check(merged)
+        _check_layout(merged)
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
             if parameter.is_complex() or not parameter.is_floating_point():
@@ -103,20 +111,18 @@ class RuleOptimizer(Optimizer):
             raise
 
     def _load(self, parameter: Tensor, group: Group, saved: State) -> None:
-        if not saved:
-            return
-        expected = {"step": torch.zeros(()), **self._start(parameter, group)}
-        shapes = {name: tuple(value.shape) for name, value in expected.items()}
-        given = {name: tuple(getattr(value, "shape", ())) for name, value in saved.items()}
-        if shapes != given:
-            raise ValueError(
-                f"the state to load is not {type(self).__name__}'s for a parameter of shape "
-                f"{tuple(parameter.shape)}: it needs {shapes} and was given {given}"
-            )
+        expected = self._start(parameter, group) if saved else {}
+        for name in expected.keys() & saved.keys():
+            needed, given = (tuple(state[name].shape) for state in (expected, saved))
+            if needed != given:
+                raise ValueError(
+                    f"the state to load does not fit a parameter of shape "
+                    f"{tuple(parameter.shape)}: its {name} has shape {given} and not {needed}"
+                )
         # torch casts to the parameter's type, which would lose bits of half-precision ones
-        self.state[parameter] = {
-            name: _own(value, parameter, name) for name, value in saved.items()
-        }
+        for name in ("step", *self.kept):
+            if name in saved:
+                self.state[parameter][name] = _own(saved[name], parameter, name)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -145,8 +151,9 @@ class RuleOptimizer(Optimizer):
                 )
         for group, parameters in zip(self.param_groups, ready, strict=True):
             parameters = [p for p in parameters if self._moves(p, group)]
+            wanted = self._wanted(group)
             for parameter in parameters:
-                if "step" not in self.state[parameter]:
+                if not wanted <= self.state[parameter].keys():
                     self._begin(parameter, group)
             if parameters:
                 torch._foreach_add_([self.state[p]["step"] for p in parameters], 1.0)
@@ -155,12 +162,22 @@ class RuleOptimizer(Optimizer):
         return loss
 
     def _begin(self, parameter: Tensor, group: Group) -> None:
-        """Make the state of ``parameter``, with a step counter as torch's own optimizers have."""
+        """Make the state that ``parameter`` lacks, and a step counter as torch's optimizers have."""
         # On the GPU, so that a captured graph of steps counts them too
         device = parameter.device if parameter.is_cuda else "cpu"
         step = torch.zeros((), dtype=torch.float32, device=device)
-        self.state[parameter] = {"step": step, **self._start(parameter, group)}
+        made = {"step": step, **self._start(parameter, group)}
+        self.state[parameter] = made | self.state[parameter]
         kernels.forget(self)
+
+    def _constrain(
+        self, parameter: Tensor, group: Group, project: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Project the rows of ``parameter``, but for those that are as they should be."""
+        split = self._split(parameter, group)
+        rows = split.to_rows(parameter).to(compute_dtype(parameter))
+        rows = rules.settled(project(rows), rows, precision=parameter.dtype)
+        parameter.copy_(split.from_rows(rows, like=parameter))
 
     def _plain_step(self, parameter: Tensor, group: Group) -> None:
         assert parameter.grad is not None
@@ -172,13 +189,29 @@ class RuleOptimizer(Optimizer):
         weight, changed = self._rule(
             split.to_rows(parameter).to(precision),
             -gradient if group["maximize"] else gradient,
-            {name: split.to_rows(value) for name, value in state.items() if name != "step"},
+            {name: split.to_rows(state[name]) for name in self.kept if name in state},
             counted.item() if counted.is_cpu and not compiling else counted.double(),
             group,
         )
         parameter.copy_(split.from_rows(weight, like=parameter))
         for name, value in changed.items():
             state[name].copy_(split.from_rows(value, like=state[name]))
+
+
+def _check_layout(group: Group) -> None:
+    axis, conv_groups = group["neuron_axis"], group["conv_groups"]
+    if axis not in (0, 1):
+        raise ValueError(f"neuron_axis must be 0 or 1, not {axis!r}")
+    if not isinstance(conv_groups, int) or conv_groups < 1:
+        raise ValueError(f"conv_groups must be a whole number above 0, not {conv_groups!r}")
+    members = group["params"] if isinstance(group["params"], list) else [group["params"]]
+    for member in members if axis else []:
+        parameter = member[1] if isinstance(member, tuple) else member  # named, as torch allows
+        if parameter.dim() > 1 and parameter.shape[0] % conv_groups:
+            raise ValueError(
+                f"conv_groups must divide the first dimension of {tuple(parameter.shape)}, "
+                f"not {conv_groups!r}"
+            )
 
 
 def _ids(state_dict: dict[str, Any]) -> list[int]:

@@ -28,6 +28,7 @@ class Fromage(RuleOptimizer):
     """
 
     kernel = "fromage"
+    kept = ("cap",)
 
     def __init__(
         self,
@@ -43,6 +44,9 @@ class Fromage(RuleOptimizer):
         check("lr", group["lr"], low=0)
         if group["p_bound"] is not None:
             check("p_bound", group["p_bound"], low=0)
+
+    def _wanted(self, group: Group) -> set[str]:
+        return {"step"} if group["p_bound"] is None else {"step", "cap"}
 
     def _start(self, parameter: Tensor, group: Group) -> State:
         if group["p_bound"] is None:

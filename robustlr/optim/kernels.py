@@ -6,6 +6,7 @@ other types and memory layouts, ``torch.compile`` (which fuses the rules itself)
 the environment sets ``ROBUSTLR_KERNELS=0``.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,19 +15,20 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from robustlr.optim.base import RuleOptimizer
 
 _SOURCE = Path(__file__).with_name("kernels.c")
+_HEADER = _SOURCE.with_suffix(".h")
 _FLAGS = ["-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
 _FLAGS += ["-fno-signed-zeros", "-fassociative-math"]  # sums in SIMD lanes; NaN stays NaN
 _TUNING: tuple[list[str], ...] = (  # what the compiler knows decides; the first that works
@@ -38,7 +40,9 @@ _TUNING: tuple[list[str], ...] = (  # what the compiler knows decides; the first
 _UNIT = {"cpu": 16384, "cuda": 4096}  # elements a unit of work: enough for a core, few for a GPU
 _BATCH = {"cpu": 65536, "cuda": 1 << 62}  # elements of parameters that are taken together
 _THREADS = 256  # of a CUDA block, which takes a unit
-_SHARED_FLOATS = 12000  # a block gets 48 KiB unasked on every GPU
+_TURNING = ("sgd", "adamw", "adam_l2", "lion")  # kernels that need scratch for a whole row
+# A CUDA block gets 48 KiB unasked on every GPU; on the CPU, float32 sums are less exact beyond
+_LONGEST_TURNED = {"cpu": 65536, "cuda": 12000}
 _SMALLEST_SCRATCH = 1024  # BLOCK in kernels.c
 _WITH_WORK = ("lamb",)  # kernels that keep an update between their passes
 _RELATIVE = ("fromage", "lars", "lamb")  # kernels that take several passes on CUDA
@@ -88,13 +92,15 @@ def step(
         return parameters
     plans = _plans.setdefault(optimizer, {})
     plan = plans.get(id(group))
-    layout = [_whereabouts(p, optimizer.state[p]) for p in parameters]
+    names = ("step", *optimizer.kept)
+    layout = [_whereabouts(p, optimizer.state[p], names) for p in parameters]
     if plan is None or plan.layout != layout:
         plan = plans[id(group)] = _planned(optimizer, group, parameters, layout)
     if plan.taken:
         _aim(plan)
         numbers = _on_device(plan, optimizer._numbers(group))
         launch(optimizer.kernel, plan, numbers, -1.0 if group["maximize"] else 1.0)
+        torch.autograd.graph.increment_version(plan.taken)  # autograd must see the change
     return plan.rest
 
 
@@ -110,13 +116,14 @@ def _planned(
     rows: list[list[int]] = []
     units: list[list[int]] = []
     kept: list[Tensor] = []
-    longest, batch, batched, largest = 1, 0, 0, 0
+    longest, batch, batched, largest = _SMALLEST_SCRATCH, 0, 0, 0
     for parameter in parameters:
         split, state = optimizer._split(parameter, group), optimizer.state[parameter]
         length = parameter.numel() // max(1, split.rows)
-        tensors = [value for name, value in state.items() if name != "step"]
-        dense = split.axis == 0 and _fits(parameter, length, tensors)
-        if not dense or parameter.device != device:
+        tensors = [state[name] for name in optimizer.kept if name in state]
+        turns = optimizer.kernel in _TURNING
+        fits = split.axis == 0 and _fits(parameter, length, tensors, state["step"], turns=turns)
+        if not fits or parameter.device != device:
             rest.append(parameter)
             continue
         each = max(1, _UNIT[device.type] // length)
@@ -134,7 +141,7 @@ def _planned(
         largest = max(largest, batched)
         taken.append(parameter)
         kept += [parameter, state["step"], *tensors]
-        longest = max(longest, length)
+        longest = max(longest, length) if turns else longest
     host = torch.tensor(rows, dtype=torch.int64)
     return Plan(
         taken=taken,
@@ -153,26 +160,33 @@ def _planned(
     )
 
 
-def _fits(parameter: Tensor, length: int, state: Sequence[Tensor]) -> bool:
+def _fits(
+    parameter: Tensor, length: int, state: Sequence[Tensor], step: Tensor, *, turns: bool
+) -> bool:
     """Return whether a kernel can take ``parameter``, whose rows have ``length`` elements."""
     gradient = _gradient(parameter)
     dense = parameter.is_contiguous() or (
         parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     )
     same = [gradient, *(value for value in state if value.shape == parameter.shape)]
+    everything = (parameter, gradient, step, *state)
     return (
         dense
-        and not (parameter.is_cuda and length > _SHARED_FLOATS)
-        and all(t.dtype == torch.float32 for t in (parameter, gradient, *state))
-        and all(t.device == parameter.device for t in (gradient, *state))
+        and not (turns and length > _LONGEST_TURNED[parameter.device.type])
+        and all(type(t) in (Tensor, nn.Parameter) for t in everything)  # no DTensor and the like
+        and all(t.dtype == torch.float32 for t in everything)
+        and all(t.device == parameter.device for t in everything)
         and all(_stride(t) == _stride(parameter) for t in same)
     )
 
 
-def _whereabouts(parameter: Tensor, state: dict[str, Tensor]) -> tuple[Any, ...]:
-    """Return what a plan depends on; the plan keeps the state alive, so that its ids stay its."""
+def _whereabouts(
+    parameter: Tensor, state: dict[str, Tensor], names: Sequence[str]
+) -> tuple[Any, ...]:
+    """Return what a plan depends on; the plan keeps the memory that it points to alive."""
     gradient = _gradient(parameter)
-    return parameter.data_ptr(), gradient.stride(), gradient.dtype, *map(id, state.values())
+    pointers = [state[name].data_ptr() for name in names if name in state]
+    return parameter.data_ptr(), gradient.stride(), gradient.dtype, *pointers
 
 
 def _gradient(parameter: Tensor) -> Tensor:
@@ -205,7 +219,7 @@ def _on_device(plan: Plan, numbers: Sequence[Any]) -> Tensor:
         plan.numbers = [] if captured else known, uploaded
     for index, number in enumerate(numbers):
         if isinstance(number, Tensor):
-            plan.numbers[1][index].copy_(number)
+            plan.numbers[1][index].copy_(number.reshape(()))
     return plan.numbers[1]
 
 
@@ -235,8 +249,13 @@ def _launcher(device: str, switch: str) -> Launch | None:
         return None
     if device == "cpu":
         return _cpu_launcher()
-    nvrtc = hasattr(torch.cuda, "_compile_kernel") and torch.version.cuda is not None
-    return _launch_on_cuda if device == "cuda" and nvrtc else None
+    if device != "cuda" or torch.version.cuda is None:
+        return None
+    try:
+        _cuda_kernel("totals_of_parameters", torch.device("cuda", torch.cuda.current_device()))
+    except (AttributeError, OSError, RuntimeError):  # a torch without NVRTC
+        return None
+    return _launch_on_cuda
 
 
 # CPU
@@ -246,7 +265,10 @@ def _cpu_launcher() -> Launch | None:
     path = compiled()
     if path is None:
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # no OpenMP library, or a folder that nothing may be run from
+        return None
 
     def launch(name: str, plan: Plan, numbers: Tensor, direction: float) -> None:
         pointers = (plan.table, plan.units, numbers, plan.sums, plan.totals)
@@ -276,14 +298,23 @@ def compiled() -> Path | None:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None or platform.system() == "Windows":
         return None
-    key = [_SOURCE.read_text(), compiler, *_FLAGS, str(_TUNING), platform.platform(), _processor()]
+    key = [
+        _SOURCE.read_text(),
+        _HEADER.read_text(),
+        compiler,
+        *_FLAGS,
+        str(_TUNING),
+        platform.platform(),
+        _processor(),
+    ]
     name = "kernels-" + hashlib.sha256("\n".join(key).encode()).hexdigest()[:16] + ".so"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robustlr"
-    for folder in (cache, Path(tempfile.gettempdir()) / f"robustlr-{os.getuid()}"):
-        if (folder / name).exists():
-            return folder / name
+    for folder in _folders():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid != os.getuid():
+                continue
+            if (folder / name).exists():
+                return folder / name
             handle, made = tempfile.mkstemp(dir=folder, suffix=".so")
         except OSError:  # a home that cannot be written, as on some clusters' nodes
             continue
@@ -294,6 +325,14 @@ def compiled() -> Path | None:
         Path(made).unlink()
         return None
     return None
+
+
+def _folders() -> Iterator[Path]:
+    """Yield the folders that may hold the compiled kernels, none that another user could fill."""
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        cache = os.environ.get("XDG_CACHE_HOME")
+        yield (Path(cache) if cache else Path.home() / ".cache") / "robustlr"
+    yield Path(tempfile.gettempdir()) / f"robustlr-{os.getuid()}"
 
 
 def _compile(compiler: str, tuning: list[str], out: str) -> bool:
@@ -315,7 +354,9 @@ def _processor() -> str:
 @functools.cache
 def _cuda_kernel(name: str, device: torch.device) -> Any:
     with torch.cuda.device(device):
-        return torch.cuda._compile_kernel(_SOURCE.read_text(), name)
+        return torch.cuda._compile_kernel(
+            _SOURCE.read_text(), name, cuda_include_dirs=[str(_SOURCE.parent)]
+        )
 
 
 def _launch_on_cuda(name: str, plan: Plan, numbers: Tensor, direction: float) -> None:
@@ -328,5 +369,5 @@ def _launch_on_cuda(name: str, plan: Plan, numbers: Tensor, direction: float) ->
                 grid=(len(plan.units), 1, 1),
                 block=(_THREADS, 1, 1),
                 args=[*args, plan.longest, 0],
-                shared_mem=4 * max(plan.longest, _SMALLEST_SCRATCH),
+                shared_mem=4 * plan.longest,
             )

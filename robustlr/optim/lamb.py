@@ -20,7 +20,8 @@ class LAMB(RuleOptimizer):
     put Nero's balance constraints on weights with a fan-in after each step (not at construction).
     Source: You et al., Large batch optimization for deep learning (ICLR 2020), Algorithm 2.
 
-    State: two numbers a weight. An element whose gradient is not finite keeps its value and its
+    State: two numbers a weight; a kernel works in one more for each weight of the largest parameter
+    (on a GPU, of the model). An element whose gradient is not finite keeps its value and its
     moments.
 
     Raises:
@@ -29,6 +30,7 @@ class LAMB(RuleOptimizer):
     """
 
     kernel = "lamb"
+    kept = ("first", "second")
 
     def __init__(
         self,
@@ -48,8 +50,10 @@ class LAMB(RuleOptimizer):
 
     def _check(self, group: Group) -> None:
         check_betas(group["betas"])
-        for name in ("lr", "eps", "weight_decay", "clamp"):
+        for name in ("lr", "eps", "weight_decay"):
             check(name, group[name], low=0)
+        if group["clamp"] != float("inf"):
+            check("clamp", group["clamp"], low=0)
 
     def _start(self, parameter: Tensor, group: Group) -> State:
         return {"first": zeros(parameter), "second": zeros(parameter)}

@@ -32,6 +32,7 @@ class LARS(RuleOptimizer):
     """
 
     kernel = "lars"
+    kept = ("buffer",)
 
     def __init__(
         self,
@@ -51,6 +52,9 @@ class LARS(RuleOptimizer):
         check("momentum", group["momentum"], low=0, below=1)
         for name in ("lr", "weight_decay", "trust_coefficient", "eps"):
             check(name, group[name], low=0)
+
+    def _wanted(self, group: Group) -> set[str]:
+        return {"step", "buffer"} if group["momentum"] else {"step"}
 
     def _start(self, parameter: Tensor, group: Group) -> State:
         return {"buffer": zeros(parameter)} if group["momentum"] else {}

@@ -51,12 +51,16 @@ class WeightStandardization(nn.Module):
     Rows become (w - mean) / (std + 1e-5), with the unbiased standard deviation, times their
     standard deviation at construction (``keep_init``) or 1/sqrt(fan-in), and times a learnable
     gain if there is one. Source: Rotational Equilibrium and its code.
+
+    Raises:
+        ValueError: a row is constant, as of a layer that starts at zero, and has no direction.
     """
 
     scale: Tensor
 
     def __init__(self, weight: Tensor, split: Split, *, gain: bool, keep_init: bool) -> None:
         super().__init__()
+        _refuse_constant_rows(weight, split)
         self.split = split
         rows = split.to_rows(weight.detach())
         scale = rows.std(-1, keepdim=True)
@@ -79,11 +83,13 @@ class WeightStandardization(nn.Module):
 class CentredWeightNorm(nn.Module):
     """Gives each neuron's weights mean 0 and norm 1 (Learning by Turning, Equation 3).
 
-    A constant row stays a row of zeros.
+    Raises:
+        ValueError: a row is constant, as of a layer that starts at zero, and has no direction.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, weight: Tensor, split: Split) -> None:
         super().__init__()
+        _refuse_constant_rows(weight, split)
         self.split = split
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ def standardize_weights(
 
 def normalize_weights(model: Model, *, types: tuple[type, ...] = WEIGHTS) -> Model:
     """Centre and normalise the model's weights; see ``CentredWeightNorm``."""
-    return _parametrized(model, types, lambda weight, split: CentredWeightNorm(split))
+    return _parametrized(model, types, CentredWeightNorm)
 
 
 def bake(model: Model) -> Model:
@@ -139,6 +145,16 @@ def gain_penalty(model: nn.Module) -> Tensor:
     norms = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     gains = [m.weight for m in model.modules() if isinstance(m, norms) and m.weight is not None]
     return sum(((gain - 1).square().sum() for gain in gains), start=torch.zeros(()))
+
+
+def _refuse_constant_rows(weight: Tensor, split: Split) -> None:
+    constant = (split.to_rows(weight.detach()).std(-1) == 0).flatten().nonzero().flatten()
+    if len(constant):
+        raise ValueError(
+            f"neuron {constant[0]} of a weight of shape {tuple(weight.shape)} has equal weights, "
+            "so it cannot be standardised; initialise it otherwise, or leave its layer out with "
+            "types"
+        )
 
 
 def _parametrized(

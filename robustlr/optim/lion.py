@@ -27,6 +27,7 @@ class Lion(RuleOptimizer):
     """
 
     kernel = "lion"
+    kept = ("first",)
 
     def __init__(
         self,

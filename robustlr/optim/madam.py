@@ -28,6 +28,7 @@ class Madam(RuleOptimizer):
     """
 
     kernel = "madam"
+    kept = ("second", "cap")
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from robustlr.optim import rules
 from robustlr.optim.arguments import check
-from robustlr.optim.base import Group, RuleOptimizer, State, compute_dtype, options, row_zeros
+from robustlr.optim.base import Group, RuleOptimizer, State, options, row_zeros
 from robustlr.optim.entry import LR_GRID, Entry
 
 
@@ -22,14 +22,17 @@ class Nero(RuleOptimizer):
     Source: Learning by Turning, Algorithm 1, with the bias correction of its text.
 
     State: one number a neuron (a gain, a bias), and one a parameter. A neuron whose gradient is
-    zero or not finite stays exactly as it is. Loading a checkpoint into the model after
-    construction keeps its weights as they are.
+    zero or not finite stays exactly as it is. Frozen parameters stay as they are until their first
+    gradient. Weights that are balanced already, or are loaded into the model after construction,
+    are kept bit for bit. The gain of a two-dimensional LayerNorm is a matrix of neurons like any
+    other: give it a group of its own with ``center`` and ``normalize`` False.
 
     Raises:
         ValueError: ``lr`` or ``bias_scale`` is negative, or ``beta`` is outside [0, 1).
     """
 
     kernel = "nero"
+    kept = ("square_norm", "scale")
 
     def __init__(
         self,
@@ -51,19 +54,22 @@ class Nero(RuleOptimizer):
 
     @torch.no_grad()
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group; its weights are projected and its state is made at once."""
+        """Add a group; its trainable weights are projected and their state is made at once."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for parameter in group["params"]:
-            split = self._split(parameter, group)
-            if split.rows < parameter.numel():
-                weight = rules.project(
-                    split.to_rows(parameter).to(compute_dtype(parameter)),
-                    center=group["center"],
-                    normalize=group["normalize"],
-                )
-                parameter.copy_(split.from_rows(weight, like=parameter))
-            self._begin(parameter, group)
+            if parameter.requires_grad:
+                self._begin(parameter, group)
+
+    def _begin(self, parameter: Tensor, group: Group) -> None:
+        if self._split(parameter, group).rows < parameter.numel():
+            center, normalize = group["center"], group["normalize"]
+            self._constrain(
+                parameter,
+                group,
+                lambda weight: rules.project(weight, center=center, normalize=normalize),
+            )
+        super()._begin(parameter, group)
 
     def _start(self, parameter: Tensor, group: Group) -> State:
         split = self._split(parameter, group)

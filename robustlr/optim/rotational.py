@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustlr.optim import rules
 from robustlr.optim.arguments import check
-from robustlr.optim.base import Group, RuleOptimizer, State, compute_dtype, row_zeros, zeros
+from robustlr.optim.base import Group, RuleOptimizer, State, row_zeros, zeros
 from robustlr.optim.neurons import Split, elements, has_fan_in, whole
 
 
@@ -34,8 +34,6 @@ class RotationalOptimizer(RuleOptimizer):
     never moves, for a rotation keeps it 0, and a constant row is not centred.
     """
 
-    moments: ClassVar[tuple[str, ...]]
-    """The names of the inner optimizer's state."""
     coupled: ClassVar[bool] = False
     """Whether weight decay enters the gradient of what is not rotational (L2 regularisation)."""
 
@@ -80,10 +78,11 @@ class RotationalOptimizer(RuleOptimizer):
         return rotates and has_fan_in(parameter, axis=axis, conv_groups=conv_groups)
 
     def _split(self, parameter: Tensor, group: Group) -> Split:
-        state = self.state.get(parameter)  # what it began as, it stays
-        if not ("norm" in state if state else self.is_rotational(parameter, group)):
+        state = self.state.get(parameter, {})
+        began = "step" in state  # and what it began as, it stays
+        if not ("norm" in state if began else self.is_rotational(parameter, group)):
             return elements(parameter)
-        if state["norm"].numel() == 1 if state else not group["per_neuron"]:
+        if state["norm"].numel() == 1 if began else not group["per_neuron"]:
             return whole(parameter)
         return super()._split(parameter, group)
 
@@ -96,13 +95,12 @@ class RotationalOptimizer(RuleOptimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for parameter in group["params"]:
-            if group["center"] and self.is_rotational(parameter, group):
-                split = self._split(parameter, group)
-                weight = rules.centred(split.to_rows(parameter).to(compute_dtype(parameter)))
-                parameter.copy_(split.from_rows(weight, like=parameter))
+            turns = parameter.requires_grad and self.is_rotational(parameter, group)
+            if group["center"] and turns:
+                self._constrain(parameter, group, rules.centred)
 
     def _start(self, parameter: Tensor, group: Group) -> State:
-        inner = {name: zeros(parameter) for name in self.moments}
+        inner = {name: zeros(parameter) for name in self.kept[2:]}
         split = self._split(parameter, group)
         if split.rows == parameter.numel():
             return inner

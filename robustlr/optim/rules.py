@@ -8,7 +8,7 @@ rules with one trial, fused training with many; ``kernels.c`` follows them for s
 
 A gradient is *usable* where its square is finite. One that is not moves nothing and enters no
 state, be it NaN, infinite or too large; each rule says whether that holds for an element, a row or
-the whole parameter.
+the whole parameter. Such a step is counted all the same, and bias corrections go by the count.
 """
 
 import math
@@ -63,11 +63,11 @@ def _is_rounding(part: Tensor, of: Tensor) -> Tensor:
 def project(weight: Tensor, *, center: bool, normalize: bool) -> Tensor:
     """Return ``weight`` with zero-mean and unit-norm rows (Learning by Turning, Algorithm 1).
 
-    A row of zeros, and with ``center`` a constant row, becomes a row of zeros.
+    A row of zeros stays so, and a constant row keeps its mean: centred, it would fall silent.
     """
     if center:
         direction = weight - weight.mean(-1, keepdim=True)
-        weight = torch.where(_is_rounding(direction, of=weight), 0, direction)
+        weight = torch.where(_is_rounding(direction, of=weight), weight, direction)
     if normalize:
         weight = _divided(weight, row_norm(weight))
     return weight
@@ -78,6 +78,15 @@ def centred(weight: Tensor) -> Tensor:
     direction = weight - weight.mean(-1, keepdim=True)
     resized = direction * _divided(row_norm(weight), row_norm(direction))
     return torch.where(_is_rounding(direction, of=weight), weight, resized)
+
+
+def settled(projected: Tensor, weight: Tensor, *, precision: torch.dtype) -> Tensor:
+    """Return ``projected``, but ``weight`` for rows that differ by no more than rounding.
+
+    So weights that were projected, saved in ``precision`` and loaded stay bit for bit the same.
+    """
+    same = row_norm(projected - weight) <= 16 * torch.finfo(precision).eps * row_norm(weight)
+    return torch.where(same, weight, projected)
 
 
 # Nero and Madam

@@ -18,13 +18,13 @@ class RVAdamL2(RotationalOptimizer):
     """Adam's directions under L2 regularisation, with a balanced rotation.
 
     Adam with L2 regularisation turns different neurons at different rates; here each turns by
-    ``rotation(group)`` radians a step on average and keeps its norm. ``rotation`` is given the
-    parameter group and defaults to AdamW's, sqrt(2 lr weight_decay (1-beta1)/(1+beta1)), as in the
-    paper's Appendix J. The direction is the gradient's first moment over the root of the second
-    moment of gradient and decay together. What is not rotational takes a plain step of Adam with
-    L2: that is every parameter unless ``weight_decay`` is set. Which parameters rotate, the
-    options from ``rotation_beta`` on, and what is done of gradients that are not finite: see
-    ``RotationalOptimizer``.
+    ``rotation(group)`` radians a step on average and keeps its norm. ``rotation``, one for all
+    groups, is given the parameter group; the default is AdamW's, as in the paper's Appendix J:
+    sqrt(2 lr weight_decay (1-beta1)/(1+beta1)). The direction is the gradient's first moment over
+    the root of the second moment of gradient and decay together. What is not rotational takes a
+    plain step of Adam with L2: that is every parameter unless ``weight_decay`` is set. Which
+    parameters rotate, the options from ``rotation_beta`` on, and what is done of gradients that are
+    not finite: see ``RotationalOptimizer``.
 
     State: two numbers a weight, and two a neuron.
 
@@ -33,7 +33,7 @@ class RVAdamL2(RotationalOptimizer):
     """
 
     kernel = "adam_l2"
-    moments = ("first", "second")
+    kept = ("norm", "square_norm", "first", "second")
     coupled = True
 
     def __init__(
@@ -57,6 +57,11 @@ class RVAdamL2(RotationalOptimizer):
         maximize: bool = False,
     ) -> None:
         super().__init__(params, options(locals()))
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; ``rotation`` is one for all, and no part of the state that is saved."""
+        super().add_param_group(param_group)
+        self.param_groups[-1].pop("rotation", None)
 
     def _check(self, group: Group) -> None:
         check_betas(group["betas"])
@@ -89,8 +94,8 @@ class RVAdamL2(RotationalOptimizer):
         return direction, {"first": first, "second": second}
 
     def _rotation(self, group: Group) -> Any:
-        if group["rotation"] is not None:
-            return group["rotation"](group)
+        if self.defaults["rotation"] is not None:
+            return self.defaults["rotation"](group)
         return rules.adamw_rotation(group["lr"], group["weight_decay"], group["betas"][0])
 
     def _inner_numbers(self, group: Group) -> Sequence[Any]:

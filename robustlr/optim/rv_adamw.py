@@ -29,7 +29,7 @@ class RVAdamW(RotationalOptimizer):
     """
 
     kernel = "adamw"
-    moments = ("first", "second")
+    kept = ("norm", "square_norm", "first", "second")
 
     def __init__(
         self,

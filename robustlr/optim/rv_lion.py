@@ -30,7 +30,7 @@ class RVLion(RotationalOptimizer):
     """
 
     kernel = "lion"
-    moments = ("first",)
+    kept = ("norm", "square_norm", "first")
 
     def __init__(
         self,

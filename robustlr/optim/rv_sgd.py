@@ -31,7 +31,7 @@ class RVSGD(RotationalOptimizer):
     """
 
     kernel = "sgd"
-    moments = ("buffer",)
+    kept = ("norm", "square_norm", "buffer")
     coupled = True
 
     def __init__(
