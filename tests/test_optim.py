@@ -691,9 +691,17 @@ def test_frozen_parameters_are_left_alone() -> None:
         assert torch.equal(frozen, before), name
 
 
+def test_completion_knows_the_classes() -> None:
+    import robustlr.optim
+
+    assert {make.__name__ for make, _ in OURS} == set(dir(robustlr.optim))
+
+
 BAD: list[tuple[Any, dict[str, Any], str]] = [
     (Nero, {"beta": 1.0}, "beta must be at least 0 and below 1, not 1.0"),
     (Nero, {"bias_scale": -1}, "bias_scale must be at least 0, not -1"),
+    (Nero, {"center": "no"}, "center must be True or False, not 'no'"),
+    (LAMB, {"maximize": None}, "maximize must be True or False, not None"),
     (Fromage, {"p_bound": -1.0}, "p_bound must be at least 0, not -1.0"),
     (Madam, {"g_bound": -1.0}, "g_bound must be at least 0, not -1.0"),
     (Madam, {"p_scale": "3"}, "p_scale must be a number, not '3'"),

@@ -20,3 +20,10 @@ def __getattr__(name: str) -> Any:
         if found is not None:
             return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of the classes, for completion; imports them all."""
+    found = (importlib.import_module(f"{__name__}.{module}") for module in _modules().values())
+    classes = (module.ENTRY.optimizer for module in found if hasattr(module, "ENTRY"))
+    return sorted({c.__name__ for c in classes if c.__module__.startswith(__name__)})

@@ -1,5 +1,6 @@
 """What the optimizer classes share: groups, state, and the step over all parameters."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, overload
 
@@ -32,6 +33,7 @@ class RuleOptimizer(Optimizer):
     """The names of the state, in the order in which the kernel takes those that there are."""
 
     def __init__(self, params: Any, defaults: Group) -> None:
+        _check_switches(type(self), defaults)
         self._check(defaults)
         super().__init__(params, {**defaults, "neuron_axis": 0, "conv_groups": 1})
 
@@ -77,6 +79,7 @@ class RuleOptimizer(Optimizer):
         if not isinstance(param_group["params"], Tensor):
             param_group["params"] = list(param_group["params"])
         merged = {**self.defaults, **param_group}
+        _check_switches(type(self), merged)
         self._check(merged)
         _check_layout(merged)
         super().add_param_group(param_group)
@@ -196,6 +199,12 @@ class RuleOptimizer(Optimizer):
         parameter.copy_(split.from_rows(weight, like=parameter))
         for name, value in changed.items():
             state[name].copy_(split.from_rows(value, like=state[name]))
+
+
+def _check_switches(optimizer: type, group: Group) -> None:
+    for name, argument in inspect.signature(optimizer).parameters.items():
+        if isinstance(argument.default, bool) and not isinstance(group[name], bool):
+            raise ValueError(f"{name} must be True or False, not {group[name]!r}")
 
 
 def _check_layout(group: Group) -> None:

@@ -37,9 +37,9 @@ class LARS(RuleOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1.0,
+        lr: float | Tensor = 0.1,
         momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        weight_decay: float = 5e-4,
         trust_coefficient: float = 0.001,
         eps: float = 1e-8,
         always_adapt: bool = False,
