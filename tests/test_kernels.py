@@ -74,7 +74,7 @@ def test_the_kernels_take_the_steps_of_the_rules(
 @needs_compiler
 @every_class
 def test_large_parameters_of_many_units(make: Any, options: dict[str, Any]) -> None:
-    shapes: list[tuple[int, ...]] = [(300, 200), (40000,), (7, 20000), (3, 4), (90, 900)]
+    shapes: list[tuple[int, ...]] = [(300, 200), (40000,), (7, 20000), (3, 4), (1100, 1000)]
     fast, plain = _shapes(shapes), _shapes(shapes)
     threads = torch.get_num_threads()
     try:
@@ -253,6 +253,7 @@ def test_cuda_kernels_on_threads_take_the_steps_of_the_rules(
     monkeypatch.setattr(kernels, "_THREADS", 64)
     monkeypatch.setitem(kernels._UNIT, "cpu", 128)
     monkeypatch.setitem(kernels._BATCH, "cpu", kernels._BATCH["cuda"])
+    monkeypatch.setitem(kernels._WORK, "cpu", kernels._WORK["cuda"])
     shapes: list[tuple[int, ...]] = [(3, 70), (2, 150), (90,), (4, 2)]
     fast, plain = _shapes(shapes), _shapes(shapes)
     optimizer = make(fast, lr=0.01, **options)

@@ -307,58 +307,84 @@ HELPER void lars_unit(const Parameter *p, const Unit *unit, const double *h, dou
 enum { LAMB_LR, LAMB_BETA1, LAMB_BETA2, LAMB_EPS, LAMB_DECAY, LAMB_UNBIAS, LAMB_CLAMP, LAMB_CENTER,
        LAMB_NORMALIZE };
 
-HELPER Sums lamb_norms(const Parameter *p, const Unit *unit, const double *h, double direction,
-                       float *RESTRICT update) {
-  const float beta1 = h[LAMB_BETA1], beta2 = h[LAMB_BETA2], flip = direction;
-  const float eps = h[LAMB_EPS], decay = h[LAMB_DECAY];
-  const float unbias1 = h[LAMB_UNBIAS] != 0 ? corrected(h[LAMB_BETA1], *p->step) : 1;
-  const float unbias2 = h[LAMB_UNBIAS] != 0 ? corrected(h[LAMB_BETA2], *p->step) : 1;
-  const Index start = unit->row * p->length;
-  const float *RESTRICT gradient = p->gradient + start, *RESTRICT weight = p->weight + start;
-  float *RESTRICT first = p->state[0] + start, *RESTRICT second = p->state[1] + start;
-  float weights = 0, updates = 0;
-  const Index n = unit->end * p->length - start;
-  BLOCKS(b, m, n) {
-    LANES(i, m) {
-      float g = flip * gradient[b + i];
-      int ok = usable(g);
-      first[b + i] = ok ? beta1 * first[b + i] + (1 - beta1) * g : first[b + i];
-      second[b + i] = ok ? beta2 * second[b + i] + (1 - beta2) * g * g : second[b + i];
-    }
-    LANES(i, m) {
-      float w = weight[b + i];
-      float d = divided(first[b + i] * unbias1, root(second[b + i] * unbias2) + eps);
-      float u = usable(gradient[b + i]) ? d + decay * w : 0;
-      update[b + i] = u;
-      weights += w * w;
-      updates += u * u;
-    }
+typedef struct {
+  float eps, decay, unbias1, unbias2;
+} Lamb;
+
+HELPER Lamb lamb_of(const Parameter *p, const double *h) {
+  Lamb k;
+  k.eps = h[LAMB_EPS];
+  k.decay = h[LAMB_DECAY];
+  k.unbias1 = h[LAMB_UNBIAS] != 0 ? corrected(h[LAMB_BETA1], *p->step) : 1;
+  k.unbias2 = h[LAMB_UNBIAS] != 0 ? corrected(h[LAMB_BETA2], *p->step) : 1;
+  return k;
+}
+
+/* The updates of m elements from the moments; the gradient is read only if some is not usable. */
+HELPER void lamb_updates(const Parameter *p, Lamb k, Index at, Index m, int all_usable,
+                         float *RESTRICT update) {
+  const float *RESTRICT gradient = p->gradient + at, *RESTRICT weight = p->weight + at;
+  const float *RESTRICT first = p->state[0] + at, *RESTRICT second = p->state[1] + at;
+  LANES(i, m) {
+    float d = divided(first[i] * k.unbias1, root(second[i] * k.unbias2) + k.eps);
+    update[i] = d + k.decay * weight[i];
   }
-  Sums sums = {total(weights), total(updates), 0};
+  if (!all_usable)
+    LANES(i, m) update[i] = usable(gradient[i]) ? update[i] : 0;
+}
+
+/* Keeps the updates in work, if there is one for this unit. */
+HELPER Sums lamb_norms(const Parameter *p, const Unit *unit, const double *h, double direction,
+                       float *work, float *scratch) {
+  const Lamb k = lamb_of(p, h);
+  const float beta1 = h[LAMB_BETA1], beta2 = h[LAMB_BETA2], flip = direction;
+  const Index start = unit->row * p->length, n = unit->end * p->length - start;
+  float weights = 0, updates = 0;
+  int broken = 0;
+  BLOCKS(b, m, n) {
+    const float *RESTRICT gradient = p->gradient + start + b;
+    const float *RESTRICT weight = p->weight + start + b;
+    float *RESTRICT first = p->state[0] + start + b, *RESTRICT second = p->state[1] + start + b;
+    float *RESTRICT update = work ? work + b : scratch;
+    int bad = 0;
+    LANES(i, m) {
+      float g = flip * gradient[i];
+      int ok = usable(g);
+      bad += !ok;
+      first[i] = ok ? beta1 * first[i] + (1 - beta1) * g : first[i];
+      second[i] = ok ? beta2 * second[i] + (1 - beta2) * g * g : second[i];
+    }
+    lamb_updates(p, k, start + b, m, bad == 0, update);
+    LANES(i, m) {
+      weights += weight[i] * weight[i];
+      updates += update[i] * update[i];
+    }
+    broken += bad;
+  }
+  Sums sums = {total(weights), total(updates), total(broken)};
   return sums;
 }
 
 HELPER void lamb_unit(const Parameter *p, const Unit *unit, const double *h, Sums sums,
-                      const float *RESTRICT update) {
+                      const float *work, float *scratch) {
+  const Lamb k = lamb_of(p, h);
   const double norm = fmin(sqrt(sums.a), h[LAMB_CLAMP]);
   const float rate = h[LAMB_LR] * (norm > 0 && sums.b > 0 ? norm / sqrt(sums.b) : 1);
   const int center = h[LAMB_CENTER] != 0, normalize = h[LAMB_NORMALIZE] != 0;
-  float *RESTRICT weight = p->weight + unit->row * p->length;
-  if (p->length == 1 || !(center || normalize)) {
-    LANES(i, (unit->end - unit->row) * p->length) weight[i] -= rate * update[i];
-    return;
-  }
-  for (Index row = unit->row; row < unit->end; row++) {
+  const int constrained = p->length > 1 && (center || normalize);
+  const Index start = unit->row * p->length, all = unit->end * p->length - start;
+  const Index n = constrained ? p->length : all;
+  for (Index at = 0; at < all; at += n) {
+    float *RESTRICT row = p->weight + start + at;
     float sum = 0, squares = 0;
-    LANES(i, p->length) {
-      float w = weight[i] - rate * update[i];
-      weight[i] = w;
-      sum += w;
-      squares += w * w;
+    BLOCKS(b, m, n) {
+      const float *RESTRICT update = work ? work + at + b : scratch;
+      float *RESTRICT weight = row + b;
+      if (!work) lamb_updates(p, k, start + at + b, m, sums.c == 0, scratch);
+      LANES(i, m) weight[i] -= rate * update[i];
+      if (constrained) LANES(i, m) { sum += weight[i]; squares += weight[i] * weight[i]; }
     }
-    project(weight, p->length, total(sum), total(squares), center, normalize);
-    weight += p->length;
-    update += p->length;
+    if (constrained) project(row, n, total(sum), total(squares), center, normalize);
   }
 }
 
@@ -377,5 +403,6 @@ OVER_UNITS(madam, madam_unit(p, unit, h, direction, scratch);
 
 RELATIVE(fromage, norms(p, unit), fromage_unit(p, unit, h, direction, all);)
 RELATIVE(lars, norms(p, unit), lars_unit(p, unit, h, direction, all);)
-RELATIVE(lamb, lamb_norms(p, unit, h, direction, work + unit->offset),
-         lamb_unit(p, unit, h, all, work + unit->offset);)
+#define WORK (unit->offset < 0 ? 0 : work + unit->offset)
+RELATIVE(lamb, lamb_norms(p, unit, h, direction, WORK, scratch),
+         lamb_unit(p, unit, h, all, WORK, scratch);)

@@ -55,7 +55,8 @@ typedef struct {
 } Parameter;
 
 typedef struct {
-  Index parameter, row, end, batch, offset; /* of its first element in the batch */
+  Index parameter, row, end, batch;
+  Index offset; /* of its first element in the work of its batch; -1 where there is none */
 } Unit;
 
 typedef struct {
@@ -185,6 +186,7 @@ HELPER Sums all_of(const Parameter *p, const Sums *sums) {
 #define RELATIVE(name, sums_of_unit, ...)                                                       \
   PASS(name) ARGUMENTS {                                                                        \
     _Pragma("omp parallel num_threads(threads) if (count > 1)") {                               \
+      float *scratch = scratch_of(longest);                                                     \
       Index first = 0, last;                                                                    \
       for (; first < count; first = last) {                                                     \
         for (last = first; last < count && SAME_BATCH(first, last); last++) {}                  \
@@ -207,6 +209,7 @@ HELPER Sums all_of(const Parameter *p, const Sums *sums) {
         }                                                                                       \
         _Pragma("omp barrier") /* work is used again */                                         \
       }                                                                                         \
+      free(scratch);                                                                            \
     }                                                                                           \
   }
 #endif

@@ -44,7 +44,8 @@ _TURNING = ("sgd", "adamw", "adam_l2", "lion")  # kernels that need scratch for 
 # A CUDA block gets 48 KiB unasked on every GPU; on the CPU, float32 sums are less exact beyond
 _LONGEST_TURNED = {"cpu": 65536, "cuda": 12000}
 _SMALLEST_SCRATCH = 1024  # BLOCK in kernels.c
-_WITH_WORK = ("lamb",)  # kernels that keep an update between their passes
+_WITH_WORK = ("lamb",)  # kernels that keep updates between their passes,
+_WORK = {"cpu": 1 << 22, "cuda": 0}  # of parameters no larger than this: others are computed twice
 _RELATIVE = ("fromage", "lars", "lamb")  # kernels that take several passes on CUDA
 
 Launch = Callable[[str, "Plan", Tensor, float], None]
@@ -93,7 +94,11 @@ def step(
     plans = _plans.setdefault(optimizer, {})
     plan = plans.get(id(group))
     names = ("step", *optimizer.kept)
-    layout = [_whereabouts(p, optimizer.state[p], names) for p in parameters]
+    # The plan depends on where things are; it keeps what it points to alive
+    layout = [
+        (p.data_ptr(), _gradient(p).stride(), *[s[n].data_ptr() for n in names if n in s])
+        for p, s in ((p, optimizer.state[p]) for p in parameters)
+    ]
     if plan is None or plan.layout != layout:
         plan = plans[id(group)] = _planned(optimizer, group, parameters, layout)
     if plan.taken:
@@ -133,12 +138,19 @@ def _planned(
         rows.append([*row, split.rows, length, len(units), len(starts)])
         if batched and batched + parameter.numel() > _BATCH[device.type]:
             batch, batched = batch + 1, 0
+        works = optimizer.kernel in _WITH_WORK and parameter.numel() <= _WORK[device.type]
         units += [
-            [len(taken), start, min(start + each, split.rows), batch, batched + start * length]
+            [
+                len(taken),
+                start,
+                min(start + each, split.rows),
+                batch,
+                batched + start * length if works else -1,
+            ]
             for start in starts
         ]
         batched += parameter.numel()
-        largest = max(largest, batched)
+        largest = max(largest, batched) if works else largest
         taken.append(parameter)
         kept += [parameter, state["step"], *tensors]
         longest = max(longest, length) if turns else longest
@@ -154,7 +166,7 @@ def _planned(
         units=torch.tensor(units, dtype=torch.int64).to(device),
         sums=torch.empty(len(units), 3, dtype=torch.float64, device=device),
         totals=torch.empty(len(taken), 3, dtype=torch.float64, device=device),
-        work=torch.empty(largest if optimizer.kernel in _WITH_WORK else 0, device=device),
+        work=torch.empty(largest, device=device),
         longest=longest,
         kept=kept,
     )
@@ -180,18 +192,8 @@ def _fits(
     )
 
 
-def _whereabouts(
-    parameter: Tensor, state: dict[str, Tensor], names: Sequence[str]
-) -> tuple[Any, ...]:
-    """Return what a plan depends on; the plan keeps the memory that it points to alive."""
-    gradient = _gradient(parameter)
-    pointers = [state[name].data_ptr() for name in names if name in state]
-    return parameter.data_ptr(), gradient.stride(), gradient.dtype, *pointers
-
-
 def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+    return parameter.grad  # type: ignore[return-value]  # those without one never come here
 
 
 def _stride(tensor: Tensor) -> list[int]:

@@ -20,8 +20,7 @@ class LAMB(RuleOptimizer):
     put Nero's balance constraints on weights with a fan-in after each step (not at construction).
     Source: You et al., Large batch optimization for deep learning (ICLR 2020), Algorithm 2.
 
-    State: two numbers a weight; a kernel works in one more for each weight of the largest parameter
-    (on a GPU, of the model). An element whose gradient is not finite keeps its value and its
+    State: two numbers a weight. An element whose gradient is not finite keeps its value and its
     moments.
 
     Raises:
