@@ -3,7 +3,7 @@
     python benchmarks/optimizer_step.py [--device cuda] [--threads N] [--models resnet18 …]
 
 Every contender takes steps on the same weights and gradients in one process, one step of each in
-turn, so that a noisy machine disturbs all alike; figures are medians over the rounds. ``passes`` is
+turn and in random order, so that machine and caches disturb all alike; figures are medians over the rounds. ``passes`` is
 how often a step must read or write an array of the model's size; with it, ``share_of_copy`` is the
 step's bandwidth relative to that of a plain copy measured in the same rounds. Prints a table and
 writes it to ``benchmarks/results/`` with the machine and versions.
@@ -12,6 +12,7 @@ writes it to ``benchmarks/results/`` with the machine and versions.
 import argparse
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -108,9 +109,10 @@ def measure(shapes: list[Shape], device: str, rounds: int) -> list[dict[str, Any
         "copy": lambda: torch.mul(source, 1.0, out=target)
     }  # copy_ takes one thread
     steps |= {name: optimizer.step for name, optimizer in optimizers.items()}
+    order = random.Random(0)  # what runs before leaves the caches as it likes: each has its turn
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 3):
-        for name, step in steps.items():
+        for name, step in order.sample(list(steps.items()), len(steps)):
             taken = _timed(step, device)
             if round_ >= 3:  # the first rounds make state and compile
                 seconds[name].append(taken)
