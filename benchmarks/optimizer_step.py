@@ -3,10 +3,11 @@
     python benchmarks/optimizer_step.py [--device cuda] [--threads N] [--models resnet18 …]
 
 Every contender takes steps on the same weights and gradients in one process, one step of each in
-turn and in random order, so that machine and caches disturb all alike; figures are medians over the rounds. ``passes`` is
-how often a step must read or write an array of the model's size; with it, ``share_of_copy`` is the
-step's bandwidth relative to that of a plain copy measured in the same rounds. Prints a table and
-writes it to ``benchmarks/results/`` with the machine and versions.
+turn and in random order, so that machine and caches disturb all alike; figures are medians over the
+rounds. ``passes`` is how often a step must read or write an array of the model's size; with it,
+``share_of_copy`` is the step's bandwidth relative to that of a plain copy measured in the same
+rounds (above 1 where reading is faster than writing). Prints a table and writes it to
+``benchmarks/results/`` with the machine and versions.
 """
 
 import argparse
