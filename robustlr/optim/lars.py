@@ -39,7 +39,7 @@ class LARS(RuleOptimizer):
         params: ParamsT,
         lr: float | Tensor = 0.1,
         momentum: float = 0.9,
-        weight_decay: float = 5e-4,
+        weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
         eps: float = 1e-8,
         always_adapt: bool = False,
