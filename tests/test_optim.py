@@ -245,6 +245,13 @@ def test_the_state_of_other_parameters_is_refused(make: Any, options: dict[str, 
         with pytest.raises(ValueError, match=r"does not fit a parameter of shape \(5, 4\)"):
             optimizer.load_state_dict(other.state_dict())
         assert str(optimizer.state_dict()) == str(before)
+    if wants_state:
+        lacking = copy.deepcopy(before)
+        lacking["state"][0].pop(optimizer.kept[-1] if make is not Nero else "square_norm")
+        late = set(optimizer._wanted(optimizer.param_groups[0]))
+        if not {*optimizer.kept} <= late:
+            with pytest.raises(ValueError, match="the state to load lacks"):
+                optimizer.load_state_dict(lacking)
     momentum = torch.optim.SGD(ours, momentum=0.9)
     momentum.step()
     with pytest.raises(ValueError, match="the state to load is not"):

@@ -115,6 +115,10 @@ class RuleOptimizer(Optimizer):
 
     def _load(self, parameter: Tensor, group: Group, saved: State) -> None:
         expected = self._start(parameter, group) if saved else {}
+        for name in expected.keys() - saved.keys() - self._wanted(group):
+            raise ValueError(
+                f"the state to load lacks {name} for a parameter of shape {tuple(parameter.shape)}"
+            )
         for name in expected.keys() & saved.keys():
             needed, given = (tuple(state[name].shape) for state in (expected, saved))
             if needed != given:

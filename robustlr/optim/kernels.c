@@ -41,8 +41,8 @@ HELPER void nero_rows(const Parameter *p, const Unit *unit, const double *h, dou
     const float *RESTRICT gradient = p->gradient + row * n;
     float *RESTRICT weight = p->weight + row * n;
     float observed = 0;
-    for (Index b = 0; b < n; b += 512) { /* two streams from memory are faster than one */
-      const Index m = n - b < 512 ? n - b : 512;
+    for (Index b = 0; b < n; b += AHEAD) { /* two streams from memory are faster than one */
+      const Index m = n - b < AHEAD ? n - b : AHEAD;
       FETCH(weight + b, m);
       LANES(i, m) observed += gradient[b + i] * gradient[b + i];
     }

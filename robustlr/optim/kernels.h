@@ -26,13 +26,16 @@
 #define THREAD 0
 #define THREADS 1
 #endif
-#define FETCH(from, n) for (Index i = 0; i < (n) && i < 512; i += 16) __builtin_prefetch((from) + i)
+#define FETCH(from, n) \
+  for (Index i = 0; i < (n) && i < AHEAD; i += 16) __builtin_prefetch((from) + i)
 #define TOGETHER
 #define EXP exponential
 #define RESTRICT restrict
 #endif
 
 typedef long long Index;
+
+enum { AHEAD = 512 }; /* how much is fetched ahead; the processor follows longer runs itself */
 
 /* Long runs are taken in blocks that stay in the first cache, in loops of few streams each: stores
    to one array hold up loads from another whose address has the same last 12 bits. */
@@ -82,8 +85,8 @@ HELPER float inverse_root(float x) { return x < 1.17549435e-38f ? 0 : rsqrtf(x);
 
 HELPER double total(double x) { return x; }
 
-/* 1/sqrt(x) to 2 units in the last place, 0 for 0 and subnormal numbers: Newton's method runs beside the divider, which
-   is the bottleneck of every step with a root and a quotient. */
+/* 1/sqrt(x) to 2 units in the last place, 0 for 0 and subnormal numbers: Newton's method runs
+   beside the divider, which is the bottleneck of every step with a root and a quotient. */
 HELPER float inverse_root(float x) {
   union { float value; int bits; } y = {x > 3.402823466e38f ? 3.402823466e38f : x};
   float half = 0.5f * y.value;

@@ -43,7 +43,7 @@ _THREADS = 256  # of a CUDA block, which takes a unit
 _TURNING = ("sgd", "adamw", "adam_l2", "lion")  # kernels that need scratch for a whole row
 # A CUDA block gets 48 KiB unasked on every GPU; on the CPU, float32 sums are less exact beyond
 _LONGEST_TURNED = {"cpu": 65536, "cuda": 12000}
-_SMALLEST_SCRATCH = 1024  # BLOCK in kernels.c
+_SMALLEST_SCRATCH = 1024  # CUDA's BLOCK in kernels.h
 _WITH_WORK = ("lamb",)  # kernels that keep updates between their passes,
 _WORK = {"cpu": 1 << 22, "cuda": 0}  # of parameters no larger than this: others are computed twice
 _RELATIVE = ("fromage", "lars", "lamb")  # kernels that take several passes on CUDA
@@ -59,10 +59,10 @@ class Plan:
     rest: list[Tensor]
     layout: list[Any]
     gradients: list[int]
-    host: Tensor  # [taken, 11], as struct Parameter in kernels.c, without the gradients
+    host: Tensor  # [taken, 11], as struct Parameter in kernels.h, without the gradients
     pinned: Tensor | None  # for a table that a CUDA graph captures
     table: Tensor  # on the device, with the gradients
-    units: Tensor  # [units, 4], as struct Unit
+    units: Tensor  # [units, 5], as struct Unit
     sums: Tensor
     totals: Tensor
     work: Tensor

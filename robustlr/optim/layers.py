@@ -131,7 +131,7 @@ def bake(model: Model) -> Model:
     """Replace every parametrized tensor by its value, as for inference; returns the model."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type, unused-ignore]
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return model
 

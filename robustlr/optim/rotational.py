@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustlr.optim import rules
-from robustlr.optim.arguments import check
+from robustlr.optim.arguments import check, check_betas
 from robustlr.optim.base import Group, RuleOptimizer, State, row_zeros, zeros
 from robustlr.optim.neurons import Split, elements, has_fan_in, whole
 
@@ -162,3 +162,43 @@ class RotationalOptimizer(RuleOptimizer):
             self._rotation(group),
             *(group[name] for name in turning + portions),
         )
+
+
+class RotationalAdam(RotationalOptimizer):
+    """What the variants of Adam share: its moments, and AdamW's rotation."""
+
+    kept = ("norm", "square_norm", "first", "second")
+
+    def _check(self, group: Group) -> None:
+        check_betas(group["betas"])
+        check("eps", group["eps"], low=0)
+        super()._check(group)
+
+    def _direction(
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        state: State,
+        usable: Tensor,
+        step: Any,
+        group: Group,
+    ) -> tuple[Tensor, State]:
+        decays = self.coupled and "norm" in state  # else it is in the gradient, or decoupled
+        direction, first, second = rules.adam_direction(
+            gradient,
+            state["first"],
+            state["second"],
+            usable,
+            step=step,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            squared=gradient + group["weight_decay"] * weight if decays else gradient,
+        )
+        return direction, {"first": first, "second": second}
+
+    def _rotation(self, group: Group) -> Any:
+        return rules.adamw_rotation(group["lr"], group["weight_decay"], group["betas"][0])
+
+    def _inner_numbers(self, group: Group) -> Sequence[Any]:
+        return *group["betas"], group["eps"]

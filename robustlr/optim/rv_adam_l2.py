@@ -1,20 +1,18 @@
 """RV-Adam+L2, from "Rotational Equilibrium: How Weight Decay Balances Learning" (ICML 2024)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from robustlr.optim import rules
-from robustlr.optim.arguments import check, check_betas
-from robustlr.optim.base import Group, State, options
+from robustlr.optim.base import Group, options
 from robustlr.optim.entry import LR_GRID, Entry
-from robustlr.optim.rotational import RotationalOptimizer
+from robustlr.optim.rotational import RotationalAdam
 from robustlr.space import Choices
 
 
-class RVAdamL2(RotationalOptimizer):
+class RVAdamL2(RotationalAdam):
     """Adam's directions under L2 regularisation, with a balanced rotation.
 
     Adam with L2 regularisation turns different neurons at different rates; here each turns by
@@ -33,7 +31,6 @@ class RVAdamL2(RotationalOptimizer):
     """
 
     kernel = "adam_l2"
-    kept = ("norm", "square_norm", "first", "second")
     coupled = True
 
     def __init__(
@@ -64,42 +61,14 @@ class RVAdamL2(RotationalOptimizer):
         self.param_groups[-1].pop("rotation", None)
 
     def _check(self, group: Group) -> None:
-        check_betas(group["betas"])
-        check("eps", group["eps"], low=0)
-        if group["rotation"] is not None and not callable(group["rotation"]):
-            raise ValueError(f"rotation must be a function of the group, not {group['rotation']!r}")
+        rotation = group["rotation"]
+        if rotation is not None and not callable(rotation):
+            raise ValueError(f"rotation must be a function of the group, not {rotation!r}")
         super()._check(group)
 
-    def _direction(
-        self,
-        weight: Tensor,
-        gradient: Tensor,
-        state: State,
-        usable: Tensor,
-        step: Any,
-        group: Group,
-    ) -> tuple[Tensor, State]:
-        beta1, beta2 = group["betas"]
-        direction, first, second = rules.adam_direction(
-            gradient,
-            state["first"],
-            state["second"],
-            usable,
-            step=step,
-            beta1=beta1,
-            beta2=beta2,
-            eps=group["eps"],
-            squared=gradient + group["weight_decay"] * weight if "norm" in state else gradient,
-        )
-        return direction, {"first": first, "second": second}
-
     def _rotation(self, group: Group) -> Any:
-        if self.defaults["rotation"] is not None:
-            return self.defaults["rotation"](group)
-        return rules.adamw_rotation(group["lr"], group["weight_decay"], group["betas"][0])
-
-    def _inner_numbers(self, group: Group) -> Sequence[Any]:
-        return *group["betas"], group["eps"]
+        rotation = self.defaults["rotation"]
+        return super()._rotation(group) if rotation is None else rotation(group)
 
 
 ENTRY = Entry(

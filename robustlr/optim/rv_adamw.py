@@ -1,20 +1,15 @@
 """RV-AdamW, from "Rotational Equilibrium: How Weight Decay Balances Learning" (ICML 2024)."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from robustlr.optim import rules
-from robustlr.optim.arguments import check, check_betas
-from robustlr.optim.base import Group, State, options
+from robustlr.optim.base import options
 from robustlr.optim.entry import LR_GRID, Entry
-from robustlr.optim.rotational import RotationalOptimizer
+from robustlr.optim.rotational import RotationalAdam
 from robustlr.space import Choices
 
 
-class RVAdamW(RotationalOptimizer):
+class RVAdamW(RotationalAdam):
     """AdamW's directions with the rotation of its equilibrium from the first step on.
 
     Each neuron turns by sqrt(2 lr weight_decay (1-beta1)/(1+beta1)) radians a step on average
@@ -29,7 +24,6 @@ class RVAdamW(RotationalOptimizer):
     """
 
     kernel = "adamw"
-    kept = ("norm", "square_norm", "first", "second")
 
     def __init__(
         self,
@@ -51,39 +45,6 @@ class RVAdamW(RotationalOptimizer):
         maximize: bool = False,
     ) -> None:
         super().__init__(params, options(locals()))
-
-    def _check(self, group: Group) -> None:
-        check_betas(group["betas"])
-        check("eps", group["eps"], low=0)
-        super()._check(group)
-
-    def _direction(
-        self,
-        weight: Tensor,
-        gradient: Tensor,
-        state: State,
-        usable: Tensor,
-        step: Any,
-        group: Group,
-    ) -> tuple[Tensor, State]:
-        beta1, beta2 = group["betas"]
-        direction, first, second = rules.adam_direction(
-            gradient,
-            state["first"],
-            state["second"],
-            usable,
-            step=step,
-            beta1=beta1,
-            beta2=beta2,
-            eps=group["eps"],
-        )
-        return direction, {"first": first, "second": second}
-
-    def _rotation(self, group: Group) -> Any:
-        return rules.adamw_rotation(group["lr"], group["weight_decay"], group["betas"][0])
-
-    def _inner_numbers(self, group: Group) -> Sequence[Any]:
-        return *group["betas"], group["eps"]
 
 
 ENTRY = Entry(
