@@ -10,13 +10,16 @@ from robustlr.tidy import COLUMNS
 
 
 def conditions(table: pd.DataFrame) -> list[str]:
-    """Return the condition columns."""
-    return [name for name in CONDITIONS if name in table]
+    """Return the condition columns: those that ``conditions`` names, or the usual ones."""
+    if "conditions" not in table:
+        return [name for name in CONDITIONS if name in table]
+    named = {name for text in table["conditions"].dropna().unique() for name in text.split()}
+    return [name for name in table if name in named]
 
 
 def hyperparameters(trials: pd.DataFrame) -> list[str]:
     """Return the hyperparameter columns, those without any value left out."""
-    known = {*COLUMNS, *CONDITIONS, "loss", "worst_loss"}
+    known = {*COLUMNS, *conditions(trials), "loss", "worst_loss"}
     return [name for name in trials if name not in known and trials[name].notna().any()]
 
 
@@ -42,6 +45,7 @@ def cells(
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Yield each cell's key (task, optimizer and conditions) and its trials, with losses."""
     keys = ["task", "optimizer", *(name for name in conditions(trials) if name not in without)]
+    keys += ["conditions"] if "conditions" in trials else []  # so that tables of results know them
     for values, cell in with_losses(trials).groupby(keys, sort=False, dropna=False):
         yield dict(zip(keys, values, strict=True)), cell
 
@@ -50,6 +54,18 @@ def point_by_seed(trials: pd.DataFrame, column: str = "loss") -> pd.DataFrame:
     """Return one cell's values as a table with a row a point and a column a seed."""
     names = hyperparameters(trials) or ["lr"]
     return trials.pivot_table(index=names, columns="seed", values=column, sort=True)
+
+
+def tuned_by_seed(by_seed: pd.DataFrame) -> pd.Series:
+    """Return each seed's value at the point that is best on the other seeds.
+
+    ``by_seed`` is ``point_by_seed``'s table; a single seed chooses for itself.
+    """
+    tuned = {}
+    for seed in by_seed:
+        others = by_seed.drop(columns=seed) if by_seed.shape[1] > 1 else by_seed
+        tuned[seed] = by_seed.loc[others.mean(axis=1).idxmin(), seed]
+    return pd.Series(tuned)
 
 
 def of_role(cell: pd.DataFrame, *roles: str) -> pd.DataFrame:

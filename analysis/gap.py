@@ -14,7 +14,14 @@ interval. Adaptive designs (tpe) run each of their points on one seed only, so t
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustlr.analysis._cells import cells, counts, of_role, point_by_seed, shown_setting
+from robustlr.analysis._cells import (
+    cells,
+    counts,
+    of_role,
+    point_by_seed,
+    shown_setting,
+    tuned_by_seed,
+)
 from robustlr.analysis._intervals import mean_interval
 from robustlr.analysis._plots import draw_intervals
 
@@ -30,7 +37,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
             continue
         by_seed = point_by_seed(design)
         best = by_seed.mean(axis=1).min()
-        gaps = default.groupby("seed")["loss"].mean() - _tuned(by_seed)
+        gaps = default.groupby("seed")["loss"].mean() - tuned_by_seed(by_seed)
         estimate = mean_interval(gaps)
         available = float(cell["worst_loss"].iloc[0]) - best
         names = ("gap", "low", "high")
@@ -48,15 +55,6 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
             | {"seeds": int(gaps.notna().sum())}
         )
     return pd.DataFrame(rows)
-
-
-def _tuned(by_seed: pd.DataFrame) -> pd.Series:
-    """Return each seed's loss at the setting that is best on the other seeds."""
-    tuned = {}
-    for seed in by_seed:
-        others = by_seed.drop(columns=seed) if by_seed.shape[1] > 1 else by_seed
-        tuned[seed] = by_seed.loc[others.mean(axis=1).idxmin(), seed]
-    return pd.Series(tuned)
 
 
 def draw(table: pd.DataFrame) -> Figure:

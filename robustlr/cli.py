@@ -30,6 +30,9 @@ Url = Annotated[
     ),
 ]
 Source = Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")]
+AtScale = Annotated[
+    str | None, typer.Option("--scale", help='Another scale than the file\'s, such as "paper".')
+]
 Name = Annotated[str, typer.Argument(help="The study's name in the database.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Processes = Annotated[int | None, typer.Option(min=1, help="CPU workers; default: one a core.")]
@@ -43,22 +46,23 @@ DEFAULT_URL = "sqlite:///robustlr.db"
 @app.command()
 def run(
     study: Source,
+    scale: AtScale = None,
     storage: Url = DEFAULT_URL,
     out: Annotated[Path | None, typer.Option(help="Folder; default: report/NAME.")] = None,
     processes: Processes = None,
     devices: Devices = None,
 ) -> None:
     """Create a study, run it on this machine and write its report."""
-    found = _create(study, storage)
+    found = _create(study, scale, storage)
     _work(found.name, storage, processes, devices)
     _report(found.name, storage, out, [])
     _check_finished(found.name, storage)
 
 
 @study_app.command()
-def create(study: Source, storage: Url = DEFAULT_URL) -> None:
+def create(study: Source, scale: AtScale = None, storage: Url = DEFAULT_URL) -> None:
     """Store a study and queue all its trials; doing it twice is harmless."""
-    _create(study, storage)
+    _create(study, scale, storage)
 
 
 @study_app.command("list")
@@ -217,6 +221,7 @@ def tasks(as_json: AsJson = False) -> None:
                 "direction": task.direction,
                 "worst": task.worst,
                 "scales": ", ".join(task.scales),
+                "conditions": ", ".join(task.condition_names),
                 "summary": task.summary,
             }
             for task in registered().values()
@@ -251,10 +256,10 @@ def _open(url: str, *, create: bool = False) -> "Storage":
     return Storage(url, create=create)
 
 
-def _create(source: str, url: str) -> "Study":
+def _create(source: str, scale: str | None, url: str) -> "Study":
     from robustlr.study import load_study
 
-    study = load_study(source)
+    study = load_study(source, scale)
     database = _open(url, create=True)
     new = database.create_study(study)
     total = database.progress(study.name).total

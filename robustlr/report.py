@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from robustlr.errors import UserError, unknown
+from robustlr.findings import judge
 from robustlr.registry import analyses
 
 if TYPE_CHECKING:
@@ -84,8 +85,12 @@ def write_report(
             modules, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)
         )
         sections = [_section(name, modules[name], trials, out) for name in names]
+        verdicts = judge(study.findings, trials)
+        if not verdicts.empty:
+            verdicts.to_csv(out / "findings.csv", index=False)
         page = out / "report.html"
-        page.write_text(_render(trials, study, progress, sections), encoding="utf-8")
+        html = _render(trials, study, progress, sections, _html_table(verdicts))
+        page.write_text(html, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {out}: {error.strerror}") from error
     return page
@@ -137,11 +142,16 @@ def _paragraph(text: str) -> Markup:
 def _html_table(table: pd.DataFrame) -> str:
     if table.empty:
         return ""
+    table = table.drop(columns="conditions", errors="ignore")  # their names head columns already
     return str(table.to_html(index=False, float_format=lambda v: f"{v:.3g}", na_rep="–", border=0))
 
 
 def _render(
-    trials: pd.DataFrame, study: "Study", progress: "Progress", sections: Sequence[Section]
+    trials: pd.DataFrame,
+    study: "Study",
+    progress: "Progress",
+    sections: Sequence[Section],
+    verdicts: str,
 ) -> str:
     from jinja2 import Environment, PackageLoader
 
@@ -157,4 +167,6 @@ def _render(
         "hours": trials["seconds"].sum() / 3600,
     }
     template = environment.get_template("report.html.j2")
-    return template.render(study=study, facts=facts, sections=sections, long=LONG_TABLE_ROWS)
+    return template.render(
+        study=study, facts=facts, sections=sections, verdicts=verdicts, long=LONG_TABLE_ROWS
+    )

@@ -54,10 +54,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """A running trial: its id, the cell (Optuna study) it belongs to, its owner and what to run."""
+    """A running trial: its id, its cell (Optuna study), its number there, its owner, what to run."""
 
     trial_id: int
     cell: str
+    number: int
     worker: str
     config: Config
 
@@ -311,7 +312,7 @@ class Storage:
             trial_id = claims.take(connection, name, worker)
             if trial_id is None:
                 return None
-            cell, description = describe_cell(connection, trial_id)
+            cell, number, description = describe_cell(connection, trial_id)
             attributes = read_attributes(connection, trial_id)
             point = read_point(connection, trial_id)
         if attributes["role"] == "adaptive":
@@ -324,7 +325,7 @@ class Storage:
             scale=description["scale"],
             conditions=description["conditions"],
         )
-        return Claim(trial_id, cell, worker, config)
+        return Claim(trial_id, cell, number, worker, config)
 
     def _sample(self, cell: str, trial_id: int, space: Mapping[str, Span | Choices]) -> Point:
         """Let TPE choose the point of a running trial; a point chosen before a crash is kept."""

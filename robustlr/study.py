@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from robustlr.errors import UserError, did_you_mean
+from robustlr.findings import Finding
 from robustlr.registry import load_optimizer, load_task, studies
 from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
-from robustlr.task import Config
+from robustlr.task import Config, Scale
 
 if TYPE_CHECKING:
     from robustlr.optim.entry import Entry
@@ -57,6 +58,7 @@ class Study(Frozen):
     tasks: Names
     conditions: dict[str, Values] = Field(default_factory=dict)
     optimizers: dict[str, StudyOptimizer] = Field(min_length=1)
+    findings: Annotated[tuple[Finding, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,8 +79,9 @@ class Study(Frozen):
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits over everything but the question, which decides no trial."""
-        document = json.dumps(_canonical(self.model_dump(exclude={"question"})), sort_keys=True)
+        """Sixteen hexadecimal digits over everything but question and findings."""
+        decisive = self.model_dump(exclude={"question", "findings"})
+        document = json.dumps(_canonical(decisive), sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:16]
 
     def cells(self) -> Iterator["Cell"]:
@@ -104,7 +107,10 @@ class Study(Frozen):
             with _at("tasks"):
                 load_task(name)
         for cell in self.cells():
-            cell.protocol()
+            load_task(cell.task).check(cell.scale())
+        for number, finding in enumerate(self.findings, start=1):
+            with _at(f"findings.{number}"):
+                finding.check(self.tasks, tuple(self.optimizers), self.conditions)
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,14 @@ class Cell:
             conditions=self.conditions,
         )
 
+    def scale(self) -> Scale:
+        """Return the task's scale under the cell's conditions."""
+        return load_task(self.task).scale_of(self.config({}, seed=0))
+
     def protocol(self) -> dict[str, Any]:
-        """Return the task's scale under the cell's conditions, by field."""
-        return asdict(load_task(self.task).scale_of(self.config({}, seed=0)))
+        """Return the task's scale under the cell's conditions, by field, as JSON would hold it."""
+        protocol: dict[str, Any] = json.loads(json.dumps(asdict(self.scale())))
+        return protocol
 
     def default_point(self) -> Point:
         """Return the out-of-the-box setting of the searched hyperparameters.
@@ -184,8 +195,11 @@ class Planned:
     point: Point | None
 
 
-def load_study(source: str | Path) -> Study:
+def load_study(source: str | Path, scale: str | None = None) -> Study:
     """Return the checked study of a TOML file, or of one that ships with robustlr, by name.
+
+    With a ``scale`` other than the file's own, the study is that of the file with what its table
+    ``[scales.SCALE]`` says instead, and its name ends in the scale's.
 
     Raises:
         UserError: one sentence for each thing wrong, with the file, the key and the nearest name.
@@ -193,7 +207,7 @@ def load_study(source: str | Path) -> Study:
     path = studies().get(str(source), Path(source))
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        study = Study.model_validate(_from_file(raw))
+        study = Study.model_validate(_from_file(_at_scale(raw, scale)))
         study.check()
     except FileNotFoundError as error:
         raise UserError(
@@ -222,7 +236,7 @@ def difference(old: Study, new: Study) -> list[str]:
     return [
         f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}"
         for key in dict.fromkeys((*before, *after))
-        if before.get(key) != after.get(key) and key != "question"
+        if before.get(key) != after.get(key) and key not in ("question", "findings")
     ]
 
 
@@ -251,6 +265,17 @@ def _at(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
+
+
+def _at_scale(raw: dict[str, Any], scale: str | None) -> dict[str, Any]:
+    """Return the file's values at a scale, its own by default."""
+    own = raw.get("scale", Study.model_fields["scale"].default)
+    tables = raw.pop("scales", {})
+    if scale is None or scale == own:
+        return raw
+    changes = tables.get(scale, {}) if isinstance(tables, dict) else {}
+    name = f"{raw['name']}-{scale}" if "name" in raw else None
+    return {**raw, **changes, "scale": scale} | ({} if name is None else {"name": name})
 
 
 def _from_file(raw: dict[str, Any]) -> dict[str, Any]:

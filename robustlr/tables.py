@@ -94,7 +94,7 @@ def insert_trials(connection: sa.Connection, study: Study) -> None:
 
 
 def _insert_cell(connection: sa.Connection, cell: Cell) -> int:
-    task = load_task(cell.task)
+    task = load_task(cell.task).at(cell.study.scale)
     cell_id = connection.scalar(
         sa.insert(CELLS).values(study_name=cell.name).returning(CELLS.c.study_id)
     )
@@ -153,16 +153,16 @@ def insert_attributes(
     connection.execute(sa.insert(ATTRIBUTES), rows)
 
 
-def describe_cell(connection: sa.Connection, trial_id: int) -> tuple[str, dict[str, Any]]:
-    """Return the name of a trial's cell and what ``_insert_cell`` wrote of it."""
+def describe_cell(connection: sa.Connection, trial_id: int) -> tuple[str, int, dict[str, Any]]:
+    """Return the name of a trial's cell, its number there, and what ``_insert_cell`` wrote of it."""
     query = (
-        sa.select(CELLS.c.study_name, CELL_ATTRIBUTES.c.value_json)
+        sa.select(CELLS.c.study_name, TRIALS.c.number, CELL_ATTRIBUTES.c.value_json)
         .join(TRIALS, TRIALS.c.study_id == CELLS.c.study_id)
         .join(CELL_ATTRIBUTES, CELL_ATTRIBUTES.c.study_id == CELLS.c.study_id)
         .where(TRIALS.c.trial_id == trial_id, CELL_ATTRIBUTES.c.key == "robustlr")
     )
-    name, description = connection.execute(query).one()
-    return name, json.loads(description)
+    name, number, description = connection.execute(query).one()
+    return name, number, json.loads(description)
 
 
 def read_attributes(connection: sa.Connection, trial_id: int) -> dict[str, Any]:

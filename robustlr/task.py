@@ -10,10 +10,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 from robustlr.errors import UserError, unknown
-from robustlr.schedule import ScheduleName
+from robustlr.schedule import ScheduleName, lr_factor
 from robustlr.space import Value
 
 if TYPE_CHECKING:
@@ -24,27 +25,71 @@ Report = Callable[[int, float], None]
 
 
 CONDITIONS = ("warmup", "batch_size", "schedule")
-"""The factors that a study can compare without tuning them."""
+"""The factors that a study of any supervised task can compare without tuning them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a task is run; the fields named in ``CONDITIONS`` can be conditions of a study.
+    """How large a task is run, and by which protocol: all of it plain data.
 
-    ``warmup`` is the share of the steps with linear warmup; the condition ``warmup = true`` means
-    the scale's own share and ``false`` means none.
+    Fields that a task names in its ``conditions``, and everything in ``options``, can be conditions
+    of a study.
+
+    Attributes:
+        batch_size: examples a step.
+        steps: optimizer steps; given ``epochs`` instead, they follow from the size of the data.
+        epochs: passes over the training data.
+        schedule: the learning rate over the steps; see ``schedule.py``.
+        warmup: the share of the steps with linear warmup. The condition ``warmup = true`` means the
+            scale's own share and ``false`` means none.
+        milestones: where a step schedule multiplies by ``factor``, as shares of the steps.
+        factor: what a step schedule multiplies by.
+        evaluations: how often the tuning metric is measured, the end included.
+        data: the data set, by its name in ``tasks/data``.
+        augmentation: how training examples are changed, by names in ``tasks/data``.
+        label_smoothing: the share of a target spread over all classes.
+        gain_penalty: the coefficient of the pull of normalisation gains toward one.
+        options: what the task's model and data are built with, by names of their arguments. Those
+            that are one number, text, or true or false can be conditions.
+        metric: the scale's own metric, where it has another than its task.
+        worst: the scale's own worst value, likewise.
     """
 
-    steps: int
     batch_size: int
+    steps: int = 0
+    epochs: int = 0
     schedule: ScheduleName = "constant"
     warmup: float = 0.0
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
     evaluations: int = 10
+    data: str = ""
+    augmentation: tuple[str, ...] = ()
+    label_smoothing: float = 0.0
+    gain_penalty: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = ""
+    worst: float | None = None
 
-    @property
-    def warmup_steps(self) -> int:
-        """The number of steps with a rising learning rate."""
-        return round(self.warmup * self.steps)
+    def sized(self, examples: int) -> "Scale":
+        """Return the scale with its number of steps on that many training examples.
+
+        Batches run on from one epoch into the next, so that each has its full size.
+        """
+        if not self.epochs:
+            return self
+        return replace(self, steps=max(1, round(self.epochs * examples / self.batch_size)))
+
+    def lr_factor(self, step: int) -> float:
+        """Return the factor on the learning rate at ``step`` (0-based) of a sized scale."""
+        return lr_factor(
+            step,
+            steps=self.steps,
+            warmup_steps=round(self.warmup * self.steps),
+            schedule=self.schedule,
+            milestones=self.milestones,
+            factor=self.factor,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +141,8 @@ class Task(ABC):
     """A training problem with a metric.
 
     ``worst`` is what a diverged run is worth: the value of a model that learnt nothing.
-    ``conditions`` are the factors of ``CONDITIONS`` that the task honours.
+    ``conditions`` are the fields of its scales that a study can vary without tuning them, beside
+    those in ``options``.
     """
 
     name: str
@@ -108,8 +154,32 @@ class Task(ABC):
     conditions: tuple[str, ...] = CONDITIONS
 
     @abstractmethod
-    def run(self, config: Config, report: Report, device: str = "cpu") -> Outcome:
-        """Train once and return the outcome."""
+    def run(
+        self, config: Config, report: Report, device: str = "cpu", folder: Path | None = None
+    ) -> Outcome:
+        """Train once and return the outcome.
+
+        ``folder`` is the trial's own: a checkpoint from which a later call goes on, and pictures.
+        Without it nothing is kept.
+        """
+
+    def at(self, scale: str) -> Self:
+        """Return the task with that scale's own metric and worst value, where it has them.
+
+        Raises:
+            UserError: the task has no such scale.
+        """
+        if scale not in self.scales:
+            raise unknown(f"scale of {self.name}", scale, self.scales)
+        own = self.scales[scale]
+        worst = self.worst if own.worst is None else own.worst
+        return replace(self, metric=own.metric or self.metric, worst=worst)
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """What a study can vary without tuning it."""
+        options = dict.fromkeys(name for scale in self.scales.values() for name in scale.options)
+        return (*self.conditions, *options)
 
     def scale_of(self, config: Config) -> Scale:
         """Return the trial's scale with its conditions applied.
@@ -117,14 +187,24 @@ class Task(ABC):
         Raises:
             UserError: the task has no such scale or condition, or a value has the wrong type.
         """
-        if config.scale not in self.scales:
-            raise unknown(f"scale of {self.name}", config.scale, self.scales)
+        self.at(config.scale)
         scale = self.scales[config.scale]
         for name, value in config.conditions.items():
-            if name not in self.conditions:
-                raise unknown(f"condition of {self.name}", name, self.conditions)
-            scale = replace(scale, **{name: _condition(scale, name, value)})
+            if name in scale.options:
+                options = {**scale.options, name: _option(name, value, scale.options[name])}
+                scale = replace(scale, options=options)
+            elif name in self.conditions:
+                scale = replace(scale, **{name: _condition(scale, name, value)})
+            else:
+                raise unknown(f"condition of {self.name}", name, self.condition_names)
         return scale
+
+    def check(self, scale: Scale) -> None:  # noqa: B027 — most tasks have nothing to add
+        """Refuse what only the task knows to be wrong in a scale, before any trial runs.
+
+        Raises:
+            UserError: an option has a value that the task cannot be built with.
+        """
 
     def capped(self, value: float) -> float:
         """Return ``value``, or ``worst`` if it is worse than that or not a number."""
@@ -167,17 +247,32 @@ def _condition(scale: Scale, name: str, value: Value) -> Any:
         return scale.warmup if value else 0.0
     if name == "warmup" and isinstance(value, int | float) and 0 <= value < 1:
         return float(value)
-    if name == "schedule" and value in ScheduleName.__args__:  # type: ignore[attr-defined]
+    schedules = ScheduleName.__args__  # type: ignore[attr-defined]
+    if name == "schedule" and value in schedules:
         return value
-    if name not in ("warmup", "schedule") and type(value) is int and value > 0:
+    share = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if name in ("gain_penalty", "label_smoothing") and share:
+        return float(value)
+    if name == "batch_size" and type(value) is int and value > 0:
         return value
     allowed = {
         "warmup": "true, false, or a share of the steps below 1",
-        "schedule": ", ".join(ScheduleName.__args__),  # type: ignore[attr-defined]
+        "schedule": ", ".join(schedules),
+        "batch_size": "a positive integer",
     }
-    raise UserError(
-        f"conditions.{name} = {json.dumps(value)}: it takes {allowed.get(name, 'a positive integer')}"
-    )
+    takes = allowed.get(name, "a number that is not negative")
+    raise UserError(f"conditions.{name} = {json.dumps(value)}: it takes {takes}")
+
+
+def _option(name: str, value: Value, usual: Any) -> Value:
+    """Return the value of a model's option under a condition, if it has the option's type."""
+    if isinstance(usual, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(usual):
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        takes = f"it takes {kinds[type(usual)]}" if type(usual) in kinds else "it cannot be varied"
+        raise UserError(f"conditions.{name} = {json.dumps(value)}: {takes}")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +290,10 @@ class FunctionTask(Task):
     )
     conditions: tuple[str, ...] = ()
 
-    def run(self, config: Config, report: Report, device: str = "cpu") -> Outcome:
-        """Call the function; it chooses its own device."""
+    def run(
+        self, config: Config, report: Report, device: str = "cpu", folder: Path | None = None
+    ) -> Outcome:
+        """Call the function; it chooses its own device, and keeps nothing in ``folder``."""
         return self.outcome(self.function(config, report))
 
 
@@ -204,29 +301,54 @@ class FunctionTask(Task):
 class SupervisedTask(Task):
     """A model, data and a loss, trained by the one loop in ``training.py``.
 
-    ``model()`` returns a model with fresh weights drawn from torch's global generator. ``data(device)``
-    returns the three splits, resident on the device. ``loss(model, batch)`` is a scalar.
-    ``evaluate(model, split)`` returns the metric on a whole split. ``augment(batch, generator)``
-    changes a training batch. A run has diverged if its training loss is not finite at any step or
-    ends above ``loss_bound``.
+    ``model(scale)`` returns a model with fresh weights drawn from torch's global generator.
+    ``data(scale, device)`` returns the three splits. ``loss(model, batch, scale)`` is a scalar.
+    ``evaluate(model, split)`` returns the metric on a whole split. ``augment(batch, scale,
+    generator)`` changes a training batch. A run has diverged if its training loss is not finite at
+    any step or ends above ``loss_bound``.
     """
 
-    model: Callable[[], "torch.nn.Module"]
-    data: Callable[[str], "Splits"]
-    loss: Callable[["torch.nn.Module", "Batch"], "torch.Tensor"]
-    evaluate: Callable[["torch.nn.Module", "Batch"], float]
-    augment: Callable[["Batch", "torch.Generator"], "Batch"] | None = None
+    model: Callable[[Scale], "torch.nn.Module"]
+    data: Callable[[Scale, str], "Splits"]
+    loss: Callable[["torch.nn.Module", "Batch", Scale], "torch.Tensor"]
+    evaluate: Callable[["torch.nn.Module", "Part"], float]
+    augment: Callable[["Batch", Scale, "torch.Generator"], "Batch"] | None = None
     loss_bound: float
 
-    def run(self, config: Config, report: Report, device: str = "cpu") -> Outcome:
+    def run(
+        self, config: Config, report: Report, device: str = "cpu", folder: Path | None = None
+    ) -> Outcome:
         """Train with the one loop."""
         from robustlr.training import train
 
-        return train(self, config, report, device)
+        return train(self, config, report, device, folder)
+
+    def check(self, scale: Scale) -> None:
+        """Build the model without its numbers, if a condition changed how it is built."""
+        if any(scale.options == own.options for own in self.scales.values()):
+            return
+        import torch
+
+        with torch.device("meta"):
+            self.model(scale)
+
+
+class Part(Protocol):
+    """One part of a data set, resident on a device or read as it is needed."""
+
+    @property
+    def targets(self) -> "torch.Tensor":
+        """All targets, with the examples along dimension 0."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def take(self, index: "torch.Tensor", seed: int | None = None) -> "Batch":
+        """Return the examples at ``index``; ``seed`` draws what chance decides as they are read."""
 
 
 class Batch(NamedTuple):
-    """Inputs and targets with the examples along dimension 0."""
+    """Inputs and targets with the examples along dimension 0; a part that is resident as a whole."""
 
     inputs: "torch.Tensor"
     targets: "torch.Tensor"
@@ -234,7 +356,7 @@ class Batch(NamedTuple):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def take(self, index: "torch.Tensor") -> "Batch":
+    def take(self, index: "torch.Tensor", seed: int | None = None) -> "Batch":
         """Return the examples at ``index``."""
         return Batch(self.inputs[index], self.targets[index])
 
@@ -242,6 +364,6 @@ class Batch(NamedTuple):
 class Splits(NamedTuple):
     """The three parts of a data set; ``test`` is never used for tuning."""
 
-    train: Batch
-    validation: Batch
-    test: Batch
+    train: Part
+    validation: Part
+    test: Part

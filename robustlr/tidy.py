@@ -32,6 +32,7 @@ COLUMNS = (
     "test_value",
     "steps",
     "seconds",
+    "conditions",
 )
 
 
@@ -39,7 +40,8 @@ def read_trials(connection: sa.Connection, name: str) -> pd.DataFrame:
     """Return the study's completed trials.
 
     The columns are ``COLUMNS``, then one for every hyperparameter and one for every condition,
-    empty where a trial's optimizer has no such hyperparameter. ``trial`` is the trial's number in
+    empty where a trial's optimizer has no such hyperparameter; ``conditions`` names the latter,
+    separated by spaces. ``trial`` is the trial's number in
     its cell, ``seconds`` its wall time. A few queries read everything: Optuna's own readers, study
     by study, take some forty times as long.
     """
@@ -52,8 +54,9 @@ def read_trials(connection: sa.Connection, name: str) -> pd.DataFrame:
     for trial_id, cell_id, number, value in connection.execute(joined.order_by(TRIALS.c.trial_id)):
         cell = cells[cell_id]
         conditions |= dict.fromkeys(cell["conditions"])
-        rows[trial_id] = {"trial": number, "value": value, "diverged": False} | cell["conditions"]
+        rows[trial_id] = {"trial": number, "value": value, "diverged": False}
         rows[trial_id] |= {column: cell[column] for column in COLUMNS if column in cell}
+        rows[trial_id] |= {"conditions": " ".join(cell["conditions"])} | cell["conditions"]
     _add_attributes(connection, ours, rows)
     hyperparameters = _add_hyperparameters(connection, ours, rows)
     return pd.DataFrame(list(rows.values()), columns=[*COLUMNS, *hyperparameters, *conditions])

@@ -1,84 +1,182 @@
 """The one training loop of supervised tasks."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.random import SeedSequence
 from torch import Tensor
 
-from robustlr.schedule import lr_factor
-from robustlr.task import Batch, Config, Outcome, Report, Scale, Seeds, SupervisedTask
+from robustlr.checkpoint import Run
+from robustlr.optim.layers import gain_penalty
+from robustlr.task import Batch, Config, Outcome, Part, Report, Scale, Seeds, SupervisedTask
+
+COMPILE_STEPS = 2000
+"""From this many steps on a GPU the time that compiling takes is won back."""
 
 
-def train(task: SupervisedTask, config: Config, report: Report, device: str) -> Outcome:
+def train(
+    task: SupervisedTask,
+    config: Config,
+    report: Report,
+    device: str,
+    folder: Path | None = None,
+) -> Outcome:
     """Train ``config`` once and return its final validation and test metric.
 
-    The same config gives the same outcome, bit for bit, on one CPU thread. On a GPU the forward
-    pass runs in bfloat16. Nothing is read back from the device between evaluations.
+    The same config gives the same outcome, bit for bit, on one CPU thread, also when it was killed
+    and goes on from the checkpoint in ``folder``. On a GPU the forward pass runs in bfloat16, and
+    nothing is read back from the device between evaluations.
     """
-    scale = task.scale_of(config)
     seeds = Seeds.of(config.seed)
-    data = task.data(device)
+    task, scale = task.at(config.scale), task.scale_of(config)
+    data = task.data(scale, device)
+    scale = scale.sized(len(data.train))
     torch.manual_seed(seeds.initialisation)
-    model = task.model().to(device)
+    model = place(task.model(scale), device)
     # Before the optimizer is made: Nero and the rotational variants change weights at construction.
     initial = _evaluate(task, model, data.validation)
     optimizer = config.build_optimizer(model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: lr_factor(
-            step, steps=scale.steps, warmup_steps=scale.warmup_steps, schedule=scale.schedule
-        ),
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale.lr_factor)
+    losses = Losses(device)
     torch.manual_seed(seeds.noise)
-    finite = torch.tensor(True, device=device)
-    recent = torch.zeros((), device=device)
+    noise = torch.Generator(device).manual_seed(seeds.noise)
+    run = Run(config, report, folder, (model, optimizer, schedule, losses), noise)
+    first = run.resume()
+    forward = compiled(model, device, scale.steps)
     interval = max(1, scale.steps // scale.evaluations)
     model.train()
-    for step, batch in enumerate(_batches(task, data.train, scale, seeds), start=1):
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
-            loss = task.loss(model, batch)
+    for step, batch in enumerate(batches(data.train, scale, seeds.order, first), start=first + 1):
+        if task.augment is not None:
+            batch = task.augment(batch, scale, noise)
+        with autocast(device):
+            loss = task.loss(forward, batch, scale)
+            if scale.gain_penalty:
+                loss = loss + scale.gain_penalty * gain_penalty(model).to(device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        recent += loss.detach()
-        finite &= loss.detach().isfinite()
+        losses.add(loss.detach())
         if step % interval == 0 or step == scale.steps:
-            steps_since = interval if step % interval == 0 else step % interval
-            diverged = not finite.item() or (
-                step == scale.steps and recent.item() / steps_since > task.loss_bound
-            )
-            if diverged:
-                report(step, task.worst)
+            if losses.diverged(task.loss_bound if step == scale.steps else None):
+                run.report(step, task.worst)
+                run.finish()
                 return task.diverged(initial=initial, steps=step)
-            recent.zero_()
-            value = task.capped(_evaluate(task, model, data.validation))
-            report(step, value)
+            run.report(step, task.capped(_evaluate(task, model, data.validation)))
+        run.save_if_due(step)
     test_value = task.capped(_evaluate(task, model, data.test))
-    return Outcome(value=value, initial=initial, test_value=test_value, steps=scale.steps)
+    run.finish()
+    return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
+
+
+class Losses:
+    """Whether the losses so far were finite, and their mean since the last look, on the device."""
+
+    def __init__(self, device: str) -> None:
+        self._finite = torch.tensor(True, device=device)
+        self._sum = torch.zeros((), device=device)
+        self._count = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Take one step's loss."""
+        self._sum += loss
+        self._finite &= loss.isfinite()
+        self._count += 1
+
+    def diverged(self, bound: float | None) -> bool:
+        """Return whether a loss was not finite, or their mean is above ``bound``; start a new mean."""
+        too_high = bound is not None and self._sum.item() / max(1, self._count) > bound
+        self._sum.zero_()
+        self._count = 0
+        return too_high or not self._finite.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        return {"finite": self._finite, "sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._finite.copy_(state["finite"])
+        self._sum.copy_(state["sum"])
+        self._count = state["count"]
+
+
+def place(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    """Return the model on the device, on a GPU in the memory layout that its convolutions want."""
+    if device == "cpu":
+        return model
+    torch.set_float32_matmul_precision("high")
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def compiled(model: torch.nn.Module, device: str, steps: int) -> torch.nn.Module:
+    """Return the model for training steps, compiled where that pays."""
+    if device == "cpu" or steps < COMPILE_STEPS:
+        return model
+    return torch.compile(model)  # type: ignore[return-value]
+
+
+def autocast(device: str) -> torch.autocast:
+    """Return the context of a forward pass: bfloat16 on a GPU."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu")
+
+
+def batches(data: Part, scale: Scale, seed: int, first: int = 0) -> Iterator[Batch]:
+    """Yield the training batches after ``first`` steps, each of them decided by ``seed`` alone.
+
+    What must be read from files is read while the step before trains.
+    """
+    order = _order(data, scale, seed, first)
+    if isinstance(data, Batch):
+        yield from (data.take(index) for index in order)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        numbered = enumerate(order, start=first)
+        waiting = [
+            reader.submit(data.take, index, _mixed(seed, step))
+            for step, index in (next(numbered) for _ in range(min(2, scale.steps - first)))
+        ]
+        while waiting:
+            batch = waiting.pop(0).result()
+            for step, index in numbered:
+                waiting.append(reader.submit(data.take, index, _mixed(seed, step)))
+                break
+            yield batch
+
+
+def _order(data: Part, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
+    """Yield the examples of every step after ``first``, ``[batch_size]``, on the data's device.
+
+    The examples are shuffled anew for every epoch; a batch can span two.
+    """
+    epoch, skipped = divmod(first * scale.batch_size, len(data))
+    waiting = _shuffled(data, seed, epoch)[skipped:]
+    for _ in range(first, scale.steps):
+        while len(waiting) < scale.batch_size:
+            epoch += 1
+            waiting = torch.cat([waiting, _shuffled(data, seed, epoch)])
+        yield waiting[: scale.batch_size]
+        waiting = waiting[scale.batch_size :]
+
+
+def _shuffled(data: Part, seed: int, epoch: int) -> Tensor:
+    """Return an epoch's order; drawn on the CPU, so that every device sees the same batches."""
+    generator = torch.Generator().manual_seed(_mixed(seed, epoch))
+    return torch.randperm(len(data), generator=generator).to(data.targets.device)
+
+
+def _mixed(seed: int, number: int) -> int:
+    """Return a seed of its own for each number."""
+    return int(SeedSequence((seed, number)).generate_state(1)[0])
 
 
 @torch.no_grad()
-def _evaluate(task: SupervisedTask, model: torch.nn.Module, split: Batch) -> float:
+def _evaluate(task: SupervisedTask, model: torch.nn.Module, split: Part) -> float:
     training = model.training
     model.eval()
     value = task.evaluate(model, split)
     model.train(training)
     return value
-
-
-def _batches(task: SupervisedTask, data: Batch, scale: Scale, seeds: Seeds) -> Iterator[Batch]:
-    device = data.targets.device
-    noise = torch.Generator(device=device).manual_seed(seeds.noise)
-    for index in _order(len(data), scale, seeds.order).to(device):
-        batch = data.take(index)
-        yield batch if task.augment is None else task.augment(batch, noise)
-
-
-def _order(examples: int, scale: Scale, seed: int) -> Tensor:
-    """Return the examples of every step, ``[steps, batch_size]``: reshuffled epoch after epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    needed = scale.steps * scale.batch_size
-    epochs = -(-needed // examples)
-    order = torch.cat([torch.randperm(examples, generator=generator) for _ in range(epochs)])
-    return order[:needed].reshape(scale.steps, scale.batch_size)

@@ -1,7 +1,8 @@
 """A worker: one process that claims trials of a study and runs them until none waits.
 
 ``robustlr.launch`` starts workers as ``python -m robustlr.worker STUDY DEVICE``, with the database in
-``ROBUSTLR_STORAGE``. SIGTERM and SIGINT give the running trial back.
+``ROBUSTLR_STORAGE`` and the trials' files under ``ROBUSTLR_FOLDER``. SIGTERM and SIGINT give the
+running trial back.
 """
 
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,6 +27,9 @@ from robustlr.storage import Claim, Storage
 FLUSH_SECONDS = 2.0
 """Reports are written together: every transaction costs about as much as a short training step."""
 
+
+DEFAULT_FOLDER = "robustlr-trials"
+"""Where trials keep checkpoints and pictures, in the working directory."""
 
 IMPOSSIBLE = 2
 """The exit status of a worker that cannot work, however often it is started."""
@@ -96,9 +101,10 @@ def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
     report = Reporter(storage, claim, signals)
     started = time.monotonic()
     try:
-        task = load_task(claim.config.task)
+        task = load_task(claim.config.task).at(claim.config.scale)
+        folder = trial_folder(claim)
         with signals.interruptible():
-            outcome = task.outcome(task.run(claim.config, report, device))
+            outcome = task.outcome(task.run(claim.config, report, device, folder))
         seconds = time.monotonic() - started
         report.flush()
         storage.complete(claim, outcome, {"seconds": seconds, **_provenance(device)})
@@ -109,6 +115,11 @@ def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         storage.fail(claim, f"{type(error).__name__}: {error} (at {where})")
+
+
+def trial_folder(claim: Claim) -> Path:
+    """Return where the trial keeps its checkpoint and pictures; it is made when they are."""
+    return Path(os.environ.get("ROBUSTLR_FOLDER", DEFAULT_FOLDER), claim.cell, str(claim.number))
 
 
 @cache

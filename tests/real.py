@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
-from robustlr.task import Scale
 from robustlr.tasks.digits import digits_mlp
 
-one_step = replace(digits_mlp, name="one-step", scales={"small": Scale(steps=1, batch_size=32)})
+one_step = replace(
+    digits_mlp,
+    name="one-step",
+    scales={"small": replace(digits_mlp.scales["small"], steps=1, batch_size=32, warmup=0.0)},
+)

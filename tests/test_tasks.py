@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,12 +13,15 @@ from torch import nn
 
 from robustlr.errors import UserError
 from robustlr.registry import load_task, tasks
-from robustlr.task import Batch, Config, FunctionTask, Outcome, Scale, Seeds, SupervisedTask
+from robustlr.task import Batch, Config, FunctionTask, Outcome, Scale, Seeds, Task
 from robustlr.tasks.digits import digits_cnn, digits_mlp
-from robustlr.training import _batches, train
+from robustlr.training import batches, train
+from tests.runs import run_to_end, same
+
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 
-def _short(task: SupervisedTask, steps: int = 5, **changes: object) -> SupervisedTask:
+def _short(task: AnyTask, steps: int = 5, **changes: object) -> AnyTask:
     scale = replace(task.scales["small"], steps=steps)
     return replace(task, scales={"small": scale}, **changes)  # type: ignore[arg-type]
 
@@ -37,18 +41,17 @@ def _ignore(step: int, value: float) -> None:
 
 @pytest.mark.parametrize("name", tasks())
 def test_every_task_runs_three_steps_and_reports_its_metric(name: str) -> None:
-    task = load_task(name)
+    task = _short(load_task(name), steps=3)
     assert task.summary
-    assert math.isfinite(task.worst)
-    if isinstance(task, SupervisedTask):
-        task = _short(task, steps=3)
     reports: list[tuple[int, float]] = []
     outcome = task.run(_config(name), lambda step, value: reports.append((step, value)))
     assert reports[-1] == (3, outcome.value)
     assert not outcome.diverged
     assert outcome.test_value is not None
     assert outcome.initial is not None
-    assert outcome.value <= task.worst
+    worst = task.at("small").worst
+    assert math.isfinite(worst)
+    assert outcome.value <= worst
 
 
 def test_listing_tasks_does_not_import_torch() -> None:
@@ -61,28 +64,15 @@ def test_listing_tasks_does_not_import_torch() -> None:
 @pytest.mark.parametrize("name", tasks())
 @pytest.mark.parametrize("optimizer", ["nero", "rv-adamw", "sgdm"])
 def test_the_same_seed_gives_the_same_trial_bit_for_bit(name: str, optimizer: str) -> None:
-    task = load_task(name)
-    if isinstance(task, SupervisedTask):
-        task = _short(task, steps=20)
-    curves: list[list[float]] = [[], [], []]
-    for curve, seed in zip(curves, (1, 1, 2), strict=True):
-        torch.manual_seed(len(curve) + seed)  # what happened before must not matter
+    task = _short(load_task(name), steps=10)
+    ended = []
+    for before, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(before)  # what happened before must not matter
         config = _config(name, optimizer, seed=seed, hyperparameters={"lr": 0.01})
-        curve.append(task.run(config, partial(_note, curve)).value)
-    assert curves[0] == curves[1]
-    assert curves[0] != curves[2]
-
-
-def test_digits_are_split_into_three_disjoint_parts() -> None:
-    data = digits_mlp.data("cpu")
-    assert [len(part) for part in data] == [1078, 359, 360]
-    assert sum(map(len, data)) == 1797
-    for part in data:
-        assert part.inputs.shape[1:] == (1, 8, 8)
-        assert torch.bincount(part.targets).min() > 0.09 * len(part)
-    rows = {tuple(image.flatten().tolist()) for part in data for image in part.inputs}
-    assert len(rows) == 1797
-    assert abs(float(data.train.inputs.mean())) < 1e-5
+        ended.append(run_to_end(task, config))
+    assert ended[0].outcome == ended[1].outcome
+    assert same(ended[0].states, ended[1].states)
+    assert not same(ended[0].states, ended[2].states)
 
 
 def test_digits_tasks_learn() -> None:
@@ -99,36 +89,71 @@ def test_digits_tasks_learn() -> None:
 def test_seeds_for_weights_order_and_noise_are_apart() -> None:
     seeds = [Seeds.of(seed) for seed in range(3)]
     assert len({number for each in seeds for number in each}) == 9
-    data, scale = digits_cnn.data("cpu").train, Scale(steps=30, batch_size=64)
-    plain = replace(digits_cnn, augment=None)
-    one = [b.targets for b in _batches(plain, data, scale, Seeds(0, 7, 1))]
-    other = [b.targets for b in _batches(plain, data, scale, Seeds(5, 7, 2))]
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    epoch = torch.cat(
-        [b.targets for b in _batches(plain, data, Scale(steps=14, batch_size=77), seeds[0])]
-    )
-    assert torch.equal(epoch.bincount(), data.targets.bincount())  # each example once
 
 
-def test_augmentation_shifts_by_one_pixel() -> None:
-    data = digits_cnn.data("cpu").train
-    assert digits_cnn.augment is not None
-    image = torch.zeros(200, 1, 8, 8)
-    image[:, 0, 4, 4] = 1
-    moved = digits_cnn.augment(
-        Batch(image, data.targets[:200]), torch.Generator().manual_seed(0)
-    ).inputs
-    places = {tuple(place[2:].tolist()) for place in moved.nonzero()}
-    assert places == {(row, column) for row in (3, 4, 5) for column in (3, 4, 5)}
-    assert moved.sum() == 200
+def test_each_example_is_seen_once_an_epoch_in_an_order_that_the_seed_decides() -> None:
+    examples = Batch(torch.arange(1078), torch.arange(1078))
+    two_epochs = Scale(steps=28, batch_size=77)
+    order = torch.cat([batch.targets for batch in batches(examples, two_epochs, 7)])
+    for epoch in order.chunk(2):
+        assert torch.equal(epoch.sort().values, torch.arange(1078))
+    assert not torch.equal(*order.chunk(2))
+    other = torch.cat([batch.targets for batch in batches(examples, two_epochs, 8)])
+    assert not torch.equal(order, other)
+
+
+@pytest.mark.parametrize("batch_size", [77, 100, 1078, 2000])
+def test_batches_go_on_from_any_step(batch_size: int) -> None:
+    examples = Batch(torch.arange(1078), torch.arange(1078))
+    scale = Scale(steps=20, batch_size=batch_size)
+    whole = [batch.targets for batch in batches(examples, scale, 7)]
+    assert {len(batch) for batch in whole} == {batch_size}
+    for first in (1, 13, 19):
+        rest = [batch.targets for batch in batches(examples, scale, 7, first)]
+        assert all(map(torch.equal, rest, whole[first:]))
+        assert len(rest) == 20 - first
+
+
+class _Read:
+    """A part whose examples are read when they are taken; it notes the seeds."""
+
+    def __init__(self) -> None:
+        self.targets = torch.arange(50)
+        self.seeds: list[int | None] = []
+
+    def __len__(self) -> int:
+        return 50
+
+    def take(self, index: torch.Tensor, seed: int | None = None) -> Batch:
+        self.seeds.append(seed)
+        return Batch(index, index)
+
+
+@pytest.mark.parametrize("first", [0, 7, 8, 9])
+def test_parts_that_are_read_give_the_same_batches_and_a_seed_for_each(first: int) -> None:
+    part, scale = _Read(), Scale(steps=9, batch_size=20)
+    resident = Batch(torch.arange(50), torch.arange(50))
+    read = [batch.targets for batch in batches(part, scale, 3, first)]
+    kept = [batch.targets for batch in batches(resident, scale, 3, first)]
+    assert len(read) == 9 - first
+    assert all(map(torch.equal, read, kept))
+    whole = _Read()
+    list(batches(whole, scale, 3))
+    assert part.seeds == whole.seeds[first:]
+    assert len(set(whole.seeds)) == 9
+
+
+def test_epochs_decide_the_number_of_steps() -> None:
+    assert Scale(epochs=3, batch_size=100).sized(250).steps == 8
+    assert Scale(steps=5, batch_size=100).sized(250).steps == 5
 
 
 def test_equal_seeds_give_every_optimizer_the_same_start_and_batches() -> None:
     seen: dict[str, list[torch.Tensor]] = {}
 
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(model: nn.Module, batch: Batch, scale: Scale) -> torch.Tensor:
         seen[current].append(batch.targets)
-        return digits_mlp.loss(model, batch)
+        return digits_mlp.loss(model, batch, scale)
 
     starts = []
     for current in ("adamw", "sgd", "nero"):
@@ -173,8 +198,10 @@ def test_warmup_and_schedule_conditions_change_the_run() -> None:
 
 def test_conditions_override_the_scale() -> None:
     scale = digits_mlp.scale_of(_config(conditions={"warmup": False, "batch_size": 16}))
-    assert (scale.warmup_steps, scale.batch_size) == (0, 16)
-    assert digits_mlp.scale_of(_config(conditions={"warmup": 0.5})).warmup_steps == scale.steps // 2
+    assert (scale.warmup, scale.batch_size) == (0, 16)
+    assert digits_mlp.scale_of(_config(conditions={"warmup": 0.5})).warmup == 0.5
+    assert digits_mlp.scale_of(_config(conditions={"depth": 9})).options["depth"] == 9
+    assert digits_mlp.scales["small"].options["depth"] == 3
     no_warmup = replace(digits_mlp, scales={"small": Scale(steps=9, batch_size=1)})
     with pytest.raises(UserError, match="no warmup; give a share"):
         no_warmup.scale_of(_config(conditions={"warmup": True}))

@@ -1,0 +1,148 @@
+"""A training run that can be killed and taken up again, with the same end as without the kill.
+
+The saved state is replaced as a whole or not at all, and is read back as tensors and plain values
+only: reading it runs no code, whoever wrote it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from robustlr.task import Config, Report
+
+SECONDS = 60.0
+"""How often a run is saved: what a killed run loses at most."""
+
+
+class Stateful(Protocol):
+    """A model, optimizer or schedule: what has a state worth saving."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Go on from a state."""
+
+
+class Run:
+    """The state of one training run: its parts, the generators of chance, and what it reported.
+
+    ``folder`` is where ``checkpoint.pt`` is kept; without it nothing is. Every value reported is
+    saved too, and reported again when the run goes on, so that a trial's curve is whole wherever it
+    is stored.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        report: Report,
+        folder: Path | None,
+        parts: Sequence[Stateful],
+        noise: torch.Generator,
+    ) -> None:
+        self.folder = folder
+        # Another version of torch may compute other bits, so it starts anew.
+        self._config = json.dumps([asdict(config), torch.__version__], sort_keys=True)
+        self._send = report
+        self._parts = parts
+        self._noise = noise
+        self._reports: list[tuple[int, float]] = []
+        self._saved = time.monotonic()
+
+    @property
+    def last(self) -> float:
+        """The value reported last."""
+        return self._reports[-1][1]
+
+    @property
+    def _path(self) -> Path | None:
+        return None if self.folder is None else self.folder / "checkpoint.pt"
+
+    def report(self, step: int, value: float) -> None:
+        """Report the tuning metric at a step."""
+        self._reports.append((step, value))
+        self._send(step, value)
+
+    def resume(self) -> int:
+        """Take up the saved state, if there is one of this very configuration.
+
+        Returns:
+            The number of steps that are done: 0 for a new run.
+        """
+        state = self._read()
+        if state is None:
+            return 0
+        for part, saved in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        self._set_chance(state["chance"])
+        for step, value in state["reports"]:
+            self.report(step, value)
+        return int(state["step"])
+
+    def save_if_due(self, step: int) -> None:
+        """Save after ``step`` if the last save is ``SECONDS`` old."""
+        if self._path is not None and time.monotonic() - self._saved >= SECONDS:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        """Replace the saved state by that after ``step``."""
+        if self._path is None:
+            return
+        state = {
+            "config": self._config,
+            "step": step,
+            "parts": [part.state_dict() for part in self._parts],
+            "chance": self._chance(),
+            "reports": self._reports,
+        }
+        self.write("checkpoint.pt", lambda path: torch.save(state, path))
+        self._saved = time.monotonic()
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """Have ``write`` make the file ``name`` in the folder, whole or not at all."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{os.getpid()}.{name}"
+        try:
+            write(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(self.folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Delete the saved state: the run has its result."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            # On the CPU first: each part moves its state to where it lives.
+            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a file that is no checkpoint can raise anything
+            print(f"{self._path} cannot be read, so the run starts anew: {error}", file=sys.stderr)
+            return None
+        return state if state.get("config") == self._config else None
+
+    def _chance(self) -> dict[str, torch.Tensor]:
+        states = {"torch": torch.get_rng_state(), "noise": self._noise.get_state()}
+        if self._noise.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._noise.device)
+        return states
+
+    def _set_chance(self, states: Mapping[str, torch.Tensor]) -> None:
+        torch.set_rng_state(states["torch"])
+        self._noise.set_state(states["noise"])
+        if "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self._noise.device)

@@ -1,0 +1,148 @@
+"""A run that is killed and taken up again ends as it would have without the kill."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlr.checkpoint import Run
+from robustlr.registry import load_task
+from robustlr.task import Config, Scale, Task
+from tests.helpers import ROOT
+from tests.runs import Ended, ignore, run_to_end, same
+
+SHORT: dict[str, dict[str, int]] = {
+    "digits-cnn": {"steps": 24},  # batch norm and augmentation
+    "cifar10-vgg11": {"steps": 24},  # dropout
+    "imagenet-deit-tiny": {"steps": 12},  # layer norm and attention
+    "digits-cgan": {"steps": 12, "batch_size": 16},  # spectral norm, two networks
+}
+EVALUATIONS = 4
+
+
+class _StopError(Exception):
+    pass
+
+
+def _task(name: str) -> Task:
+    task = load_task(name)
+    scale = replace(task.scales["small"], evaluations=EVALUATIONS, worst=1e6, **SHORT[name])  # type: ignore[arg-type]
+    return replace(task, scales={"small": scale})
+
+
+def _run(
+    name: str, optimizer: str, folder: Path | None, each: Callable[[int, float], None] = ignore
+) -> Ended:
+    config = Config(task=name, optimizer=optimizer, hyperparameters={"lr": 0.01}, seed=3)
+    return run_to_end(_task(name), config, folder, each)
+
+
+@pytest.mark.parametrize("optimizer", ["nero", "rv-adamw", "lamb", "sgdm", "madam"])
+@pytest.mark.parametrize("name", SHORT)
+def test_a_run_taken_up_again_ends_thesame_to_the_bit(
+    name: str, optimizer: str, tmp_path: Path
+) -> None:
+    half = SHORT[name]["steps"] // 2
+
+    def stop(step: int, value: float) -> None:
+        if step == half:
+            raise _StopError
+
+    whole = _run(name, optimizer, None)
+    with pytest.raises(_StopError):
+        _run(name, optimizer, tmp_path, stop)
+    assert (tmp_path / "checkpoint.pt").exists()
+    torch.manual_seed(123)  # what happens between must not matter
+    resumed = _run(name, optimizer, tmp_path)
+    assert resumed.outcome == whole.outcome
+    assert resumed.curve == whole.curve
+    assert len(whole.curve) == EVALUATIONS
+    assert same(resumed.states, whole.states)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def _print(step: int, value: float) -> None:
+    print(step, flush=True)
+
+
+def run_and_tell(name: str, folder: str) -> None:
+    """Train in a process of its own, which prints every step that it reports."""
+    torch.set_num_threads(1)
+    _run(name, "nero", Path(folder), _print)
+
+
+@pytest.mark.parametrize("name", ["digits-cnn", "digits-cgan"])
+def test_a_killed_process_is_taken_up_by_another(name: str, tmp_path: Path) -> None:
+    code = (
+        f"from tests.test_checkpoint import run_and_tell; run_and_tell({name!r}, {str(tmp_path)!r})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True
+    )
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            if int(line) >= SHORT[name]["steps"] // 2:
+                process.kill()
+                break
+    assert process.returncode == -9
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert 0 < state["step"] < SHORT[name]["steps"]
+    resumed, whole = _run(name, "nero", tmp_path), _run(name, "nero", None)
+    assert resumed.curve == whole.curve
+    assert resumed.outcome == whole.outcome
+    assert same(resumed.states, whole.states)
+
+
+def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_not_taken_up(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stop(step: int, value: float) -> None:
+        raise _StopError
+
+    with pytest.raises(_StopError):
+        _run("digits-cnn", "nero", tmp_path, stop)
+    path = tmp_path / "checkpoint.pt"
+    other = _run("digits-cnn", "sgdm", tmp_path)
+    assert other.outcome == _run("digits-cnn", "sgdm", None).outcome
+    path.write_bytes(b"not a checkpoint")
+    assert _run("digits-cnn", "sgdm", tmp_path).outcome == other.outcome
+    assert "starts anew" in capfd.readouterr().err
+
+
+def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save(Evil(), tmp_path / "checkpoint.pt")
+    _run("digits-cnn", "sgdm", tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    config = Config(task="digits-cnn", optimizer="sgd", hyperparameters={}, seed=0)
+    run = Run(config, lambda step, value: None, tmp_path, (), torch.Generator())
+    run.save(1)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def cut(path: Path) -> None:
+        path.write_bytes(before[:10])
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run.write("checkpoint.pt", cut)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_short_run_leaves_nothing(tmp_path: Path) -> None:
+    task = load_task("digits-cnn")
+    task = replace(task, scales={"small": Scale(**{**vars(task.scales["small"]), "steps": 5})})
+    config = Config(task="digits-cnn", optimizer="sgd", hyperparameters={"lr": 0.1}, seed=0)
+    task.run(config, lambda step, value: None, "cpu", tmp_path / "trial")
+    assert not (tmp_path / "trial").exists()
