@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from robustlr.errors import UserError, did_you_mean
+from robustlr.errors import UserError, did_you_mean, unknown
 from robustlr.findings import Finding
 from robustlr.registry import load_optimizer, load_task, studies
 from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
@@ -106,7 +106,8 @@ class Study(Frozen):
         for name in self.tasks:
             with _at("tasks"):
                 load_task(name)
-        for cell in self.cells():
+        protocols = {(cell.task, str(cell.conditions)): cell for cell in self.cells()}
+        for cell in protocols.values():
             load_task(cell.task).check(cell.scale())
         for number, finding in enumerate(self.findings, start=1):
             with _at(f"findings.{number}"):
@@ -207,8 +208,10 @@ def load_study(source: str | Path, scale: str | None = None) -> Study:
     path = studies().get(str(source), Path(source))
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        study = Study.model_validate(_from_file(_at_scale(raw, scale)))
+        tables = raw.pop("scales", {})
+        study = Study.model_validate(_from_file(_at_scale(raw, tables, scale)))
         study.check()
+        _check_scales(tables, study)
     except FileNotFoundError as error:
         raise UserError(
             f'there is no study file "{source}"; of the studies that ship with robustlr, '
@@ -267,15 +270,21 @@ def _at(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {error}") from error
 
 
-def _at_scale(raw: dict[str, Any], scale: str | None) -> dict[str, Any]:
+def _at_scale(raw: dict[str, Any], tables: Any, scale: str | None) -> dict[str, Any]:
     """Return the file's values at a scale, its own by default."""
-    own = raw.get("scale", Study.model_fields["scale"].default)
-    tables = raw.pop("scales", {})
-    if scale is None or scale == own:
+    if scale is None or scale == raw.get("scale", Study.model_fields["scale"].default):
         return raw
     changes = tables.get(scale, {}) if isinstance(tables, dict) else {}
-    name = f"{raw['name']}-{scale}" if "name" in raw else None
-    return {**raw, **changes, "scale": scale} | ({} if name is None else {"name": name})
+    return {**raw, "name": f"{raw.get('name', '')}-{scale}", **changes, "scale": scale}
+
+
+def _check_scales(tables: Any, study: Study) -> None:
+    known = dict.fromkeys(scale for task in study.tasks for scale in load_task(task).scales)
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise UserError("scales: this must be tables, as in [scales.paper]")
+    for name in tables:
+        if name not in known:
+            raise unknown("scale of the study's tasks", name, known)
 
 
 def _from_file(raw: dict[str, Any]) -> dict[str, Any]:

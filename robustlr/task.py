@@ -324,12 +324,8 @@ class SupervisedTask(Task):
         return train(self, config, report, device, folder)
 
     def check(self, scale: Scale) -> None:
-        """Build the model without its numbers, if a condition changed how it is built."""
-        if any(scale.options == own.options for own in self.scales.values()):
-            return
-        import torch
-
-        with torch.device("meta"):
+        """Build the model once, if a condition changed how it is built."""
+        if all(scale.options != own.options for own in self.scales.values()):
             self.model(scale)
 
 

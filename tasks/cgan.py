@@ -32,14 +32,10 @@ class GanTask(Task):
         return train(self, config, report, device, folder)
 
     def check(self, scale: Scale) -> None:
-        """Build both networks without their numbers, if a condition changed how they are built."""
-        if any(scale.options == own.options for own in self.scales.values()):
-            return
-        import torch
+        """Build both networks once, if a condition changed how they are built."""
+        if all(scale.options != own.options for own in self.scales.values()):
+            from robustlr.tasks._adversarial import networks
 
-        from robustlr.tasks._adversarial import networks
-
-        with torch.device("meta"):
             networks(scale)
 
 
@@ -69,7 +65,7 @@ cifar10_cgan = GanTask(
         "small": Scale(
             data="digits",
             options={**_SMALL, "size": 16, "labels": 10},
-            steps=300,
+            steps=200,
             batch_size=32,
             schedule="step",
             milestones=(100 / 120,),

@@ -79,7 +79,9 @@ cifar10_vgg11 = classification(
     summary="VGG-11 without normalisation on CIFAR-10 (Learning by Turning).",
     classes=10,
     scales={
-        "small": _small_scale({**_VGG, "width": 8, "hidden": 64, "dropout": 0.1}, steps=300),
+        "small": _small_scale(
+            {**_VGG, "width": 8, "hidden": 64, "dropout": 0.1, "size": 16}, steps=300
+        ),
         "paper": _nero_scale({**_VGG, "width": 64, "hidden": 4096, "dropout": 0.5}),
     },
     build=_vgg,

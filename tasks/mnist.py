@@ -20,11 +20,11 @@ def _each_epoch(epochs: int) -> tuple[float, ...]:
 SMALL = Scale(
     data="digits",
     options={"depth": 5, "width": 64, "residual": False, "activation": "relu"},
-    steps=300,
-    batch_size=128,
+    steps=700,
+    batch_size=64,
     schedule="step",
-    milestones=_each_epoch(30),
-    factor=0.9,
+    milestones=_each_epoch(50),
+    factor=0.95,
 )
 
 mnist_mlp = classification(
@@ -74,14 +74,7 @@ mnist_mlp100 = classification(
     summary="A hundred layers without normalisation on MNIST (Learning by Turning, Figure 3).",
     classes=10,
     scales={
-        "small": replace(
-            SMALL,
-            options={**_DEEP, "width": 128},
-            steps=3000,
-            batch_size=64,
-            milestones=_each_epoch(50),
-            factor=0.95,
-        ),
+        "small": replace(SMALL, options={**_DEEP, "width": 128}, steps=3000),
         "paper": Scale(
             data="mnist",
             options=_DEEP,

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from robustlr.errors import UserError
-from robustlr.registry import studies
+from robustlr.registry import load_task, studies
 from robustlr.study import Study, difference, load_study
 from tests.helpers import study_from
 
@@ -211,11 +211,35 @@ def test_all_errors_are_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", studies())
-def test_every_study_that_ships_parses_and_expands(name: str) -> None:
+def test_every_study_that_ships_parses_and_expands_at_every_scale(name: str) -> None:
     study = load_study(name)
     assert study.name == name
     assert study.question
     assert all(cell.trials() for cell in study.cells())
+    common = set.intersection(*(set(load_task(task).scales) for task in study.tasks))
+    assert study.scale in common
+    for scale in common - {study.scale}:
+        other = load_study(name, scale)
+        assert (other.name, other.scale) == (f"{name}-{scale}", scale)
+        assert all(cell.trials() for cell in other.cells())
+
+
+def test_a_scale_can_change_what_its_table_says(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    text = 'name = "s"\nseeds = 1\ntasks = ["cifar10-resnet20"]\n[optimizers.nero]\n'
+    path.write_text(text + "[scales.paper]\nseeds = 5\n")
+    small, paper = load_study(path), load_study(path, "paper")
+    assert (small.name, small.seeds, small.scale) == ("s", 1, "small")
+    assert (paper.name, paper.seeds, paper.scale) == ("s-paper", 5, "paper")
+    assert load_study(path, "small") == small
+    path.write_text(text + "[scales.paper]\nsedes = 5\n")
+    with pytest.raises(UserError, match='did you mean "seeds"'):
+        load_study(path, "paper")
+    with pytest.raises(UserError, match='"papr"'):
+        load_study(path, "papr")
+    path.write_text(text + "[scales.papr]\nseeds = 5\n")
+    with pytest.raises(UserError, match='did you mean "paper"'):
+        load_study(path)
 
 
 def test_a_study_expands_to_every_point_and_seed(tmp_path: Path) -> None:
