@@ -51,15 +51,8 @@ def train(
     for step, batch in enumerate(batches(data.train, scale, seeds.order, first), start=first + 1):
         if task.augment is not None:
             batch = task.augment(batch, scale, noise)
-        with autocast(device):
-            loss = task.loss(forward, batch, scale)
-            if scale.gain_penalty:
-                loss = loss + scale.gain_penalty * gain_penalty(model).to(device)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        losses.add(take_step(task, forward, optimizer, batch, scale))
         schedule.step()
-        losses.add(loss.detach())
         if step % interval == 0 or step == scale.steps:
             if losses.diverged(task.loss_bound if step == scale.steps else None):
                 run.report(step, task.worst)
@@ -70,6 +63,25 @@ def train(
     test_value = task.capped(_evaluate(task, model, data.test))
     run.finish()
     return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
+
+
+def take_step(
+    task: SupervisedTask,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    scale: Scale,
+) -> Tensor:
+    """Take one optimizer step on a batch; return its loss."""
+    device = batch.targets.device.type
+    with autocast(device):
+        loss = task.loss(model, batch, scale)
+        if scale.gain_penalty:
+            loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
 
 
 class Losses:

@@ -65,11 +65,11 @@ cifar10_cgan = GanTask(
         "small": Scale(
             data="digits",
             options={**_SMALL, "size": 16, "labels": 10},
-            steps=200,
+            steps=150,
             batch_size=32,
             schedule="step",
             milestones=(100 / 120,),
-            evaluations=4,
+            evaluations=3,
             metric="frechet_small",
             worst=180.0,
         ),

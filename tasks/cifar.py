@@ -80,7 +80,7 @@ cifar10_vgg11 = classification(
     classes=10,
     scales={
         "small": _small_scale(
-            {**_VGG, "width": 8, "hidden": 64, "dropout": 0.1, "size": 16}, steps=300
+            {**_VGG, "width": 8, "hidden": 64, "dropout": 0.1, "size": 16}, steps=250
         ),
         "paper": _nero_scale({**_VGG, "width": 64, "hidden": 4096, "dropout": 0.5}),
     },

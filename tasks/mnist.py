@@ -74,7 +74,13 @@ mnist_mlp100 = classification(
     summary="A hundred layers without normalisation on MNIST (Learning by Turning, Figure 3).",
     classes=10,
     scales={
-        "small": replace(SMALL, options={**_DEEP, "width": 128}, steps=3000),
+        "small": replace(
+            SMALL,
+            options={**_DEEP, "width": 64},
+            steps=2500,
+            milestones=(0.7, 0.8, 0.9),
+            factor=0.3,
+        ),
         "paper": Scale(
             data="mnist",
             options=_DEEP,

@@ -32,7 +32,7 @@ def _judged(trials: pd.DataFrame, **changes: Any) -> pd.Series:
     return table.iloc[0]
 
 
-CLEAR = {"flat": (0.2, 0.1, 0.1, 0.2), "steep": (0.9, 0.3, 0.9, 0.9)}
+CLEAR: dict[str, tuple[float, ...]] = {"flat": (0.2, 0.1, 0.1, 0.2), "steep": (0.9, 0.3, 0.9, 0.9)}
 
 
 def test_a_difference_beyond_the_seeds_is_a_verdict() -> None:
