@@ -30,4 +30,4 @@ test: setup
 	$(BIN)/pytest
 
 clean:
-	rm -rf $(VENV) build report *.db *.db-shm *.db-wal
+	rm -rf $(VENV) build report robustlr-trials *.db *.db-shm *.db-wal

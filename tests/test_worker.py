@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from robustlr.errors import UserError
 from robustlr.launch import launch, slots
@@ -90,6 +91,26 @@ def test_a_real_training_step_in_every_trial(url: str, storage: Storage, tmp_pat
     assert len(table) == 20
     assert (table["steps"] == 1).all()
     assert table["test_value"].notna().all()
+
+
+def test_a_trial_keeps_its_pictures_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTLR_FOLDER", str(tmp_path / "trials"))
+    monkeypatch.chdir(ROOT)
+    url = f"sqlite:///{tmp_path}/study.db"
+    with Storage(url, create=True) as storage:
+        text = 'tasks = ["tests.real:few_steps_gan"]\nseeds = 1\n[optimizers.nero]\nlr = [0.01]\n'
+        storage.create_study(study_from(tmp_path, text))
+        launch(storage, url, "test", slots(None, 1), Silent())
+        assert storage.progress("test").complete == 2
+    files = [path for path in (tmp_path / "trials").rglob("*") if path.is_file()]
+    cell = tmp_path / "trials" / "test" / "tests.real:few_steps_gan" / "nero"
+    assert sorted(files) == [cell / "0" / "samples.png", cell / "1" / "samples.png"]
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
