@@ -128,6 +128,8 @@ def compiled(model: torch.nn.Module, device: str, steps: int) -> torch.nn.Module
     """Return the model for training steps, compiled where that pays."""
     if device == "cpu" or steps < COMPILE_STEPS:
         return model
+    # Trials before this one have used up the number of graphs that torch compiles for one function.
+    torch.compiler.reset()
     return torch.compile(model)  # type: ignore[return-value]
 
 

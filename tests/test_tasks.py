@@ -13,7 +13,16 @@ from torch import nn
 
 from robustlr.errors import UserError
 from robustlr.registry import load_task, tasks
-from robustlr.task import Batch, Config, FunctionTask, Outcome, Scale, Seeds, Task
+from robustlr.task import (
+    Batch,
+    Config,
+    FunctionTask,
+    Outcome,
+    Scale,
+    Seeds,
+    SupervisedTask,
+    Task,
+)
 from robustlr.tasks.digits import digits_cnn, digits_mlp
 from robustlr.training import batches, train
 from tests.runs import run_to_end, same
@@ -73,6 +82,24 @@ def test_the_same_seed_gives_the_same_trial_bit_for_bit(name: str, optimizer: st
     assert ended[0].outcome == ended[1].outcome
     assert same(ended[0].states, ended[1].states)
     assert not same(ended[0].states, ended[2].states)
+
+
+@pytest.mark.parametrize("name", [n for n, t in tasks().items() if isinstance(t, SupervisedTask)])
+def test_every_classifier_compiles_as_one_graph(name: str) -> None:
+    """On a GPU long runs are compiled; a break in the graph would cost what that gains."""
+    task = load_task(name)
+    assert isinstance(task, SupervisedTask)
+    scale = task.scales["small"]
+    model = task.model(scale)
+    batch = task.data(scale, "cpu").train.take(torch.arange(8))
+    torch.compiler.reset()
+    forward = torch.compile(model, backend="aot_eager", fullgraph=True)
+    state = torch.get_rng_state()  # for dropout
+    compiled = task.loss(forward, batch, scale)  # type: ignore[arg-type]
+    torch.set_rng_state(state)
+    assert compiled.item() == pytest.approx(task.loss(model, batch, scale).item(), rel=1e-3)
+    compiled.backward()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
 
 
 def test_digits_tasks_learn() -> None:
