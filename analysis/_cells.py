@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from robustlr.task import CONDITIONS
-from robustlr.tidy import COLUMNS
+from robustlr.scale import CONDITIONS
+from robustlr.task import COLUMNS
 
 
 def conditions(table: pd.DataFrame) -> list[str]:

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from robustlr.registry import load_task
-from robustlr.task import Batch, Config, Scale, SupervisedTask
+from robustlr.scale import Scale
+from robustlr.task import Batch, Config, SupervisedTask
 from robustlr.tasks.data.images import DATA_SETS
 from robustlr.training import batches, compiled, place, take_step
 

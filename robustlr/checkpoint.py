@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from robustlr.task import Config, Report
+from robustlr.scale import Scale
+from robustlr.task import CHECKPOINT, Config, Report
 
 SECONDS = 60.0
 """How often a run is saved: what a killed run loses at most."""
@@ -34,7 +36,9 @@ class Stateful(Protocol):
 class Run:
     """The state of one training run: its parts, the generators of chance, and what it reported.
 
-    ``folder`` is where ``checkpoint.pt`` is kept; without it nothing is. Every value reported is
+    ``folder`` is where the checkpoint is kept; without it nothing is. It stays when the run ends:
+    whoever has stored the result deletes it. A checkpoint is taken up by the same configuration
+    and protocol (``scale``) on the same kind of device alone. Every value reported is
     saved too, and reported again when the run goes on, so that a trial's curve is whole wherever it
     is stored.
     """
@@ -42,14 +46,16 @@ class Run:
     def __init__(
         self,
         config: Config,
+        scale: Scale,
         report: Report,
         folder: Path | None,
         parts: Sequence[Stateful],
         noise: torch.Generator,
     ) -> None:
         self.folder = folder
-        # Another version of torch may compute other bits, so it starts anew.
-        self._config = json.dumps([asdict(config), torch.__version__], sort_keys=True)
+        versions = [version("robustlr"), torch.__version__]  # others may compute other bits
+        identity = [asdict(config), asdict(scale), noise.device.type, versions]
+        self._identity = json.dumps(identity, sort_keys=True)
         self._send = report
         self._parts = parts
         self._noise = noise
@@ -63,7 +69,7 @@ class Run:
 
     @property
     def _path(self) -> Path | None:
-        return None if self.folder is None else self.folder / "checkpoint.pt"
+        return None if self.folder is None else self.folder / CHECKPOINT
 
     def report(self, step: int, value: float) -> None:
         """Report the tuning metric at a step."""
@@ -96,13 +102,13 @@ class Run:
         if self._path is None:
             return
         state = {
-            "config": self._config,
+            "identity": self._identity,
             "step": step,
             "parts": [part.state_dict() for part in self._parts],
             "chance": self._chance(),
             "reports": self._reports,
         }
-        self.write("checkpoint.pt", lambda path: torch.save(state, path))
+        self.write(CHECKPOINT, lambda path: torch.save(state, path))
         self._saved = time.monotonic()
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
@@ -119,21 +125,20 @@ class Run:
         finally:
             partial.unlink(missing_ok=True)
 
-    def finish(self) -> None:
-        """Delete the saved state: the run has its result."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
     def _read(self) -> dict[str, Any] | None:
         if self._path is None or not self._path.exists():
             return None
+        for partial in self._path.parent.glob(
+            f".*.{CHECKPOINT}"
+        ):  # of a process killed as it wrote
+            partial.unlink(missing_ok=True)
         try:
             # On the CPU first: each part moves its state to where it lives.
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
         except Exception as error:  # a file that is no checkpoint can raise anything
             print(f"{self._path} cannot be read, so the run starts anew: {error}", file=sys.stderr)
             return None
-        return state if state.get("config") == self._config else None
+        return state if state.get("identity") == self._identity else None
 
     def _chance(self) -> dict[str, torch.Tensor]:
         states = {"torch": torch.get_rng_state(), "noise": self._noise.get_state()}

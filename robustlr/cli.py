@@ -264,6 +264,8 @@ def _create(source: str, scale: str | None, url: str) -> "Study":
     new = database.create_study(study)
     total = database.progress(study.name).total
     print(f"{study.name}: {total} trials {'queued' if new else 'are in the database already'}")
+    if not new and database.load_study(study.name).findings != study.findings:
+        print("its findings stay those that it was created with")
     return study
 
 

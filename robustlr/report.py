@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from robustlr.analysis._verdicts import judge
 from robustlr.errors import UserError, unknown
-from robustlr.findings import judge
 from robustlr.registry import analyses
 
 if TYPE_CHECKING:
@@ -134,6 +134,14 @@ def _section(name: str, module: ModuleType, trials: pd.DataFrame, out: Path) -> 
     )
 
 
+def _tasks_with_metrics(trials: pd.DataFrame) -> str:
+    """Return the tasks, each with what its values are."""
+    if "metric" not in trials:
+        return ", ".join(trials["task"].unique())
+    metrics = trials.groupby("task", sort=False)["metric"].first()
+    return ", ".join(f"{task} ({metric})" for task, metric in metrics.items())
+
+
 def _paragraph(text: str) -> Markup:
     """Return a docstring's paragraph with its ``names`` marked as code."""
     return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", escape(" ".join(text.split()))))
@@ -160,7 +168,7 @@ def _render(
         "trials": len(trials),
         "total": progress.total,
         "failed": progress.failed,
-        "tasks": ", ".join(trials["task"].unique()),
+        "tasks": _tasks_with_metrics(trials),
         "optimizers": ", ".join(trials["optimizer"].unique()),
         "seeds": trials["seed"].nunique(),
         "diverged": int(trials["diverged"].astype(bool).sum()),

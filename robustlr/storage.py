@@ -26,7 +26,7 @@ from robustlr import claims
 from robustlr.errors import UserError, unknown
 from robustlr.registry import load_optimizer
 from robustlr.space import Choices, Point, Span, Value
-from robustlr.study import Study, difference
+from robustlr.study import USUAL_PROTOCOL, Study, difference
 from robustlr.tables import (
     ATTRIBUTES,
     CELL_ATTRIBUTES,
@@ -217,6 +217,7 @@ class Storage:
         for cell in study.cells():
             before = protocols[str((cell.task, dict(cell.conditions)))]
             here = cell.protocol()
+            before = {**USUAL_PROTOCOL, **before}  # it may be of a version that lacked a field
             changed = [
                 f"{k}: {before.get(k)} → {here[k]}" for k in here if before.get(k) != here[k]
             ]

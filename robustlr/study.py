@@ -16,8 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 from robustlr.errors import UserError, did_you_mean, unknown
 from robustlr.findings import Finding
 from robustlr.registry import load_optimizer, load_task, studies
+from robustlr.scale import Scale
+from robustlr.sentences import as_toml, sentence
 from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
-from robustlr.task import Config, Scale
+from robustlr.task import COLUMNS, Config
 
 if TYPE_CHECKING:
     from robustlr.optim.entry import Entry
@@ -106,12 +108,21 @@ class Study(Frozen):
         for name in self.tasks:
             with _at("tasks"):
                 load_task(name)
+        for name, optimizer in itertools.product(self.conditions, self.optimizers.values()):
+            if name in (*optimizer.space, *COLUMNS):
+                raise UserError(
+                    f"conditions.{name}: the tables of results have a column of that name already"
+                )
         protocols = {(cell.task, str(cell.conditions)): cell for cell in self.cells()}
         for cell in protocols.values():
             load_task(cell.task).check(cell.scale())
         for number, finding in enumerate(self.findings, start=1):
             with _at(f"findings.{number}"):
                 finding.check(self.tasks, tuple(self.optimizers), self.conditions)
+
+
+USUAL_PROTOCOL: dict[str, Any] = json.loads(json.dumps(asdict(Scale(batch_size=1))))
+"""What each field of a protocol is unless a task's scale says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class Cell:
         if self.conditions:
             parts.append(
                 ",".join(
-                    f"{k}={v if isinstance(v, str) else _toml(v)}"
+                    f"{k}={v if isinstance(v, str) else as_toml(v)}"
                     for k, v in self.conditions.items()
                 )
             )
@@ -211,7 +222,7 @@ def load_study(source: str | Path, scale: str | None = None) -> Study:
         tables = raw.pop("scales", {})
         study = Study.model_validate(_from_file(_at_scale(raw, tables, scale)))
         study.check()
-        _check_scales(tables, study)
+        _check_scales(raw, tables, study)
     except FileNotFoundError as error:
         raise UserError(
             f'there is no study file "{source}"; of the studies that ship with robustlr, '
@@ -226,7 +237,7 @@ def load_study(source: str | Path, scale: str | None = None) -> Study:
     except ValidationError as error:
         # An element that failed makes pydantic also count its list as too short.
         real = [e for e in error.errors() if e["type"] != "too_short" or not e["input"]]
-        sentences = dict.fromkeys(_sentence(e) for e in real)
+        sentences = dict.fromkeys(sentence(e, Study) for e in real)
         raise UserError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -274,17 +285,29 @@ def _at_scale(raw: dict[str, Any], tables: Any, scale: str | None) -> dict[str, 
     """Return the file's values at a scale, its own by default."""
     if scale is None or scale == raw.get("scale", Study.model_fields["scale"].default):
         return raw
-    changes = tables.get(scale, {}) if isinstance(tables, dict) else {}
+    changes = dict(tables.get(scale, {})) if isinstance(tables, dict) else {}
+    for key in ("optimizers", "conditions"):  # a table adds to what the file has
+        if isinstance(changes.get(key), dict) and isinstance(raw.get(key), dict):
+            changes[key] = {**raw[key], **changes[key]}
     return {**raw, "name": f"{raw.get('name', '')}-{scale}", **changes, "scale": scale}
 
 
-def _check_scales(tables: Any, study: Study) -> None:
+def _check_scales(raw: dict[str, Any], tables: Any, study: Study) -> None:
+    """Check every ``[scales.SCALE]``, also those that are not asked for now."""
     known = dict.fromkeys(scale for task in study.tasks for scale in load_task(task).scales)
     if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
         raise UserError("scales: this must be tables, as in [scales.paper]")
+    own = raw.get("scale", Study.model_fields["scale"].default)
     for name in tables:
         if name not in known:
             raise unknown("scale of the study's tasks", name, known)
+        if name == own:
+            raise UserError(f"scales.{name}: that is the file's own scale; say it at the top")
+        try:
+            Study.model_validate(_from_file(_at_scale(raw, tables, name)))
+        except ValidationError as error:
+            sentences = (f"scales.{name}: {sentence(e, Study)}" for e in error.errors())
+            raise UserError("\n".join(dict.fromkeys(sentences))) from error
 
 
 def _from_file(raw: dict[str, Any]) -> dict[str, Any]:
@@ -339,13 +362,13 @@ def _check_values(optimizer: StudyOptimizer, entry: "Entry") -> None:
         if _kind(value) == "a number" and not math.isfinite(float(value)):
             raise UserError(f"{name} = {value}: every number must be finite")
         if name == "lr" and not (_kind(value) == "a number" and float(value) > 0):
-            raise UserError(f"lr = {_toml(value)}: a learning rate must be a number above 0")
+            raise UserError(f"lr = {as_toml(value)}: a learning rate must be a number above 0")
         if usual is not None and _kind(value) != _kind(usual):
-            raise UserError(f"{name} = {_toml(value)}: this must be {_kind(usual)}")
+            raise UserError(f"{name} = {as_toml(value)}: this must be {_kind(usual)}")
     start: dict[str, Value] = {name: space.at(0) for name, space in optimizer.space.items()}
     for point in (start, *({**start, name: value} for name, value in tried)):
         if reason := entry.refuses(point):
-            shown = ", ".join(f"{name} = {_toml(value)}" for name, value in point.items())
+            shown = ", ".join(f"{name} = {as_toml(value)}" for name, value in point.items())
             raise UserError(f"{optimizer.target} refuses {shown}: {reason}")
 
 
@@ -357,44 +380,3 @@ def _kind(value: Any) -> str:
 
 def _is_fixed(space: Span | Choices) -> bool:
     return isinstance(space, Choices) and len(space.values) == 1
-
-
-def _toml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-_KINDS = {
-    "tuple_type": "a list",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "string_type": "text",
-    "int_type": "a whole number",
-    "float_type": "a number",
-}
-
-
-def _sentence(error: Any) -> str:
-    """Return pydantic's error as one sentence that names the key, the value and what is valid."""
-    path = [str(part) for part in error["loc"]]
-    path = [p for p in path if p not in ("values", "space", "bool", "int", "float", "str")]
-    path = ["class" if p == "target" else p for p in path]
-    key, value, kind = ".".join(path), error["input"], error["type"]
-    if error["loc"] and error["loc"][-1] in ("bool", "int", "float", "str"):
-        return f"{key} = {_toml(value)}: this must be a number, text, true or false"
-    shown = key if isinstance(value, dict) else f"{key} = {_toml(value)}"
-    if kind == "extra_forbidden":
-        valid = Study.model_fields if len(path) == 1 else Span.model_fields
-        return f'no key is named "{key}"; {did_you_mean(path[-1], valid)}'
-    if kind == "missing":
-        return f"the key {key} is missing"
-    if kind == "too_short":
-        return f"{key} is empty: it needs at least one value"
-    if kind == "literal_error":
-        names = [
-            word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")
-        ]
-        return f"{shown}: {did_you_mean(str(value), names)}"
-    if kind in _KINDS:
-        return f"{shown}: this must be {_KINDS[kind]}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{shown}: {message[0].lower()}{message[1:]}" if key else message

@@ -5,91 +5,47 @@ so that listing tasks is instant. A task of your own is a ``FunctionTask`` in an
 named ``package.module:object`` in a study file.
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from robustlr.errors import UserError, unknown
-from robustlr.schedule import ScheduleName, lr_factor
+from robustlr.scale import CONDITIONS, Scale, condition, option
 from robustlr.space import Value
 
 if TYPE_CHECKING:
     import torch
 
+Built = TypeVar("Built")
 Report = Callable[[int, float], None]
 """Called as ``report(step, value)`` with the tuning metric during training."""
 
 
-CONDITIONS = ("warmup", "batch_size", "schedule")
-"""The factors that a study of any supervised task can compare without tuning them."""
+CHECKPOINT = "checkpoint.pt"
+"""The file in a trial's folder from which a run that was cut short goes on."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """How large a task is run, and by which protocol: all of it plain data.
-
-    Fields that a task names in its ``conditions``, and everything in ``options``, can be conditions
-    of a study.
-
-    Attributes:
-        batch_size: examples a step.
-        steps: optimizer steps; given ``epochs`` instead, they follow from the size of the data.
-        epochs: passes over the training data.
-        schedule: the learning rate over the steps; see ``schedule.py``.
-        warmup: the share of the steps with linear warmup. The condition ``warmup = true`` means the
-            scale's own share and ``false`` means none.
-        milestones: where a step schedule multiplies by ``factor``, as shares of the steps.
-        factor: what a step schedule multiplies by.
-        evaluations: how often the tuning metric is measured, the end included.
-        data: the data set, by its name in ``tasks/data``.
-        augmentation: how training examples are changed, by names in ``tasks/data``.
-        label_smoothing: the share of a target spread over all classes.
-        gain_penalty: the coefficient of the pull of normalisation gains toward one.
-        options: what the task's model and data are built with, by names of their arguments. Those
-            that are one number, text, or true or false can be conditions.
-        metric: the scale's own metric, where it has another than its task.
-        worst: the scale's own worst value, likewise.
-    """
-
-    batch_size: int
-    steps: int = 0
-    epochs: int = 0
-    schedule: ScheduleName = "constant"
-    warmup: float = 0.0
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 0.1
-    evaluations: int = 10
-    data: str = ""
-    augmentation: tuple[str, ...] = ()
-    label_smoothing: float = 0.0
-    gain_penalty: float = 0.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    metric: str = ""
-    worst: float | None = None
-
-    def sized(self, examples: int) -> "Scale":
-        """Return the scale with its number of steps on that many training examples.
-
-        Batches run on from one epoch into the next, so that each has its full size.
-        """
-        if not self.epochs:
-            return self
-        return replace(self, steps=max(1, round(self.epochs * examples / self.batch_size)))
-
-    def lr_factor(self, step: int) -> float:
-        """Return the factor on the learning rate at ``step`` (0-based) of a sized scale."""
-        return lr_factor(
-            step,
-            steps=self.steps,
-            warmup_steps=round(self.warmup * self.steps),
-            schedule=self.schedule,
-            milestones=self.milestones,
-            factor=self.factor,
-        )
+COLUMNS = (
+    "study",
+    "task",
+    "optimizer",
+    "trial",
+    "role",
+    "seed",
+    "value",
+    "metric",
+    "direction",
+    "worst",
+    "initial",
+    "diverged",
+    "test_value",
+    "steps",
+    "seconds",
+    "conditions",
+)
+"""The tidy table's columns beside hyperparameters and conditions; see ``tidy.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +147,10 @@ class Task(ABC):
         scale = self.scales[config.scale]
         for name, value in config.conditions.items():
             if name in scale.options:
-                options = {**scale.options, name: _option(name, value, scale.options[name])}
+                options = {**scale.options, name: option(name, value, scale.options[name])}
                 scale = replace(scale, options=options)
             elif name in self.conditions:
-                scale = replace(scale, **{name: _condition(scale, name, value)})
+                scale = replace(scale, **{name: condition(scale, name, value)})
             else:
                 raise unknown(f"condition of {self.name}", name, self.condition_names)
         return scale
@@ -237,44 +193,6 @@ class Task(ABC):
         return Outcome(value=value, initial=initial, test_value=test, steps=steps)
 
 
-def _condition(scale: Scale, name: str, value: Value) -> Any:
-    """Return the value of a scale's field under a condition, checked."""
-    if name == "warmup" and isinstance(value, bool):
-        if value and scale.warmup == 0:
-            raise UserError(
-                "conditions.warmup = true, but the task's scale has no warmup; give a share"
-            )
-        return scale.warmup if value else 0.0
-    if name == "warmup" and isinstance(value, int | float) and 0 <= value < 1:
-        return float(value)
-    schedules = ScheduleName.__args__  # type: ignore[attr-defined]
-    if name == "schedule" and value in schedules:
-        return value
-    share = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    if name in ("gain_penalty", "label_smoothing") and share:
-        return float(value)
-    if name == "batch_size" and type(value) is int and value > 0:
-        return value
-    allowed = {
-        "warmup": "true, false, or a share of the steps below 1",
-        "schedule": ", ".join(schedules),
-        "batch_size": "a positive integer",
-    }
-    takes = allowed.get(name, "a number that is not negative")
-    raise UserError(f"conditions.{name} = {json.dumps(value)}: it takes {takes}")
-
-
-def _option(name: str, value: Value, usual: Any) -> Value:
-    """Return the value of a model's option under a condition, if it has the option's type."""
-    if isinstance(usual, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(usual):
-        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        takes = f"it takes {kinds[type(usual)]}" if type(usual) in kinds else "it cannot be varied"
-        raise UserError(f"conditions.{name} = {json.dumps(value)}: {takes}")
-    return value
-
-
 @dataclass(frozen=True, kw_only=True)
 class FunctionTask(Task):
     """A task that is your own training function.
@@ -305,7 +223,7 @@ class SupervisedTask(Task):
     ``data(scale, device)`` returns the three splits. ``loss(model, batch, scale)`` is a scalar.
     ``evaluate(model, split)`` returns the metric on a whole split. ``augment(batch, scale,
     generator)`` changes a training batch. A run has diverged if its training loss is not finite at
-    any step or ends above ``loss_bound``.
+    any step or ends above ``loss_bound(scale)``.
     """
 
     model: Callable[[Scale], "torch.nn.Module"]
@@ -313,7 +231,7 @@ class SupervisedTask(Task):
     loss: Callable[["torch.nn.Module", "Batch", Scale], "torch.Tensor"]
     evaluate: Callable[["torch.nn.Module", "Part"], float]
     augment: Callable[["Batch", Scale, "torch.Generator"], "Batch"] | None = None
-    loss_bound: float
+    loss_bound: Callable[[Scale], float]
 
     def run(
         self, config: Config, report: Report, device: str = "cpu", folder: Path | None = None
@@ -324,9 +242,39 @@ class SupervisedTask(Task):
         return train(self, config, report, device, folder)
 
     def check(self, scale: Scale) -> None:
-        """Build the model once, if a condition changed how it is built."""
-        if all(scale.options != own.options for own in self.scales.values()):
-            self.model(scale)
+        """Build the model once, if a condition changed how it is built or what pulls its gains.
+
+        Raises:
+            UserError: it cannot be built so, or has no gains to pull.
+        """
+        changed = all(scale.options != own.options for own in self.scales.values())
+        if changed or scale.gain_penalty:
+            model = build_checked(self.model, scale)
+            self._check_gains(model, scale)
+
+    def _check_gains(self, model: "torch.nn.Module", scale: Scale) -> None:
+        from robustlr.optim.layers import normalization_gains
+
+        if scale.gain_penalty and not normalization_gains(model):
+            raise UserError(
+                f"conditions.gain_penalty = {scale.gain_penalty:g}: the model of {self.name} has no "
+                "normalisation with gains"
+            )
+
+
+def build_checked(build: Callable[[Scale], Built], scale: Scale) -> Built:
+    """Return what ``build`` makes of a scale.
+
+    Raises:
+        UserError: it cannot be built with the scale's options.
+    """
+    try:
+        return build(scale)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network raises of sizes that do not fit
+        options = ", ".join(f"{name} = {value}" for name, value in scale.options.items())
+        raise UserError(f"no model can be built with {options}: {error}") from error
 
 
 class Part(Protocol):

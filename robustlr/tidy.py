@@ -16,24 +16,7 @@ from robustlr.tables import (
     cells_of,
     external_value,
 )
-
-COLUMNS = (
-    "study",
-    "task",
-    "optimizer",
-    "trial",
-    "role",
-    "seed",
-    "value",
-    "direction",
-    "worst",
-    "initial",
-    "diverged",
-    "test_value",
-    "steps",
-    "seconds",
-    "conditions",
-)
+from robustlr.task import COLUMNS
 
 
 def read_trials(connection: sa.Connection, name: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The one training loop of supervised tasks."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from robustlr.checkpoint import Run
 from robustlr.optim.layers import gain_penalty
-from robustlr.task import Batch, Config, Outcome, Part, Report, Scale, Seeds, SupervisedTask
+from robustlr.scale import Scale
+from robustlr.task import Batch, Config, Outcome, Part, Report, Seeds, SupervisedTask
 
 COMPILE_STEPS = 2000
 """From this many steps on a GPU the time that compiling takes is won back."""
@@ -43,10 +45,10 @@ def train(
     losses = Losses(device)
     torch.manual_seed(seeds.noise)
     noise = torch.Generator(device).manual_seed(seeds.noise)
-    run = Run(config, report, folder, (model, optimizer, schedule, losses), noise)
+    run = Run(config, scale, report, folder, (model, optimizer, schedule, losses), noise)
     first = run.resume()
     forward = compiled(model, device, scale.steps)
-    interval = max(1, scale.steps // scale.evaluations)
+    interval = math.ceil(scale.steps / scale.evaluations)
     model.train()
     for step, batch in enumerate(batches(data.train, scale, seeds.order, first), start=first + 1):
         if task.augment is not None:
@@ -54,14 +56,12 @@ def train(
         losses.add(take_step(task, forward, optimizer, batch, scale))
         schedule.step()
         if step % interval == 0 or step == scale.steps:
-            if losses.diverged(task.loss_bound if step == scale.steps else None):
+            if losses.diverged(task.loss_bound(scale) if step == scale.steps else None):
                 run.report(step, task.worst)
-                run.finish()
                 return task.diverged(initial=initial, steps=step)
             run.report(step, task.capped(_evaluate(task, model, data.validation)))
         run.save_if_due(step)
     test_value = task.capped(_evaluate(task, model, data.test))
-    run.finish()
     return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
 
 
@@ -177,9 +177,13 @@ def _order(data: Part, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
 
 
 def _shuffled(data: Part, seed: int, epoch: int) -> Tensor:
-    """Return an epoch's order; drawn on the CPU, so that every device sees the same batches."""
+    """Return an epoch's order; drawn on the CPU, so that every device sees the same batches.
+
+    It stays there for parts that are read: reading must not wait for the device.
+    """
     generator = torch.Generator().manual_seed(_mixed(seed, epoch))
-    return torch.randperm(len(data), generator=generator).to(data.targets.device)
+    order = torch.randperm(len(data), generator=generator)
+    return order.to(data.targets.device) if isinstance(data, Batch) else order
 
 
 def _mixed(seed: int, number: int) -> int:

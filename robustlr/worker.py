@@ -23,6 +23,7 @@ from robustlr.claims import worker_name
 from robustlr.errors import UserError
 from robustlr.registry import load_task
 from robustlr.storage import Claim, Storage
+from robustlr.task import CHECKPOINT
 
 FLUSH_SECONDS = 2.0
 """Reports are written together: every transaction costs about as much as a short training step."""
@@ -108,6 +109,7 @@ def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
         seconds = time.monotonic() - started
         report.flush()
         storage.complete(claim, outcome, {"seconds": seconds, **_provenance(device)})
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     except StopRequested:
         storage.give_back(claim)
     except (Exception, SystemExit) as error:  # whatever a task raises costs this trial alone

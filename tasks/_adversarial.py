@@ -1,5 +1,6 @@
 """The training loop of class-conditional generative adversarial networks."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -11,7 +12,9 @@ from torch.nn.functional import relu
 from torchvision.utils import make_grid, save_image  # type: ignore[import-untyped]
 
 from robustlr.checkpoint import Run, Stateful
-from robustlr.task import Batch, Config, Outcome, Part, Report, Scale, Seeds
+from robustlr.errors import UserError
+from robustlr.scale import Scale
+from robustlr.task import Batch, Config, Outcome, Part, Report, Seeds
 from robustlr.tasks._classification import load
 from robustlr.tasks.data import images
 from robustlr.tasks.data.augment import augment
@@ -40,6 +43,8 @@ def networks(scale: Scale) -> Networks:
     facts = images.DATA_SETS[scale.data]
     options = {"size": facts.size, **scale.options}
     labels = options.pop("labels")
+    if labels < facts.classes:
+        raise UserError(f"labels = {labels}: {scale.data} has {facts.classes} classes")
     shared = {name: options.pop(name) for name in ("size", "width", "learned_attention_weight")}
     return Networks(
         Generator(facts.channels, labels, **shared, **options),
@@ -74,11 +79,11 @@ def train(
     torch.manual_seed(seeds.noise)
     noise = torch.Generator(device).manual_seed(seeds.noise)
     parts: tuple[Stateful, ...] = (*players, *optimizers, *schedules, losses)
-    run = Run(config, report, folder, parts, noise)
+    run = Run(config, scale, report, folder, parts, noise)
     first = run.resume()
     forward = [compiled(player, device, scale.steps) for player in players]
     classes = torch.arange(images.DATA_SETS[scale.data].classes, device=device)
-    interval = max(1, scale.steps // scale.evaluations)
+    interval = math.ceil(scale.steps / scale.evaluations)
     for step, batch in enumerate(batches(data.train, scale, seeds.order, first), start=first + 1):
         losses.add(_step(forward, players, optimizers, batch, scale, noise))
         for schedule in schedules:
@@ -86,14 +91,12 @@ def train(
         if step % interval == 0 or step == scale.steps:
             if losses.diverged(None):
                 run.report(step, task.worst)
-                run.finish()
                 return task.diverged(initial=initial, steps=step)
             run.write("samples.png", partial(_save_samples, generate, classes))
             distance = measure["validation"](generate(data.validation.targets))
             run.report(step, task.capped(distance))
         run.save_if_due(step)
     test_value = task.capped(measure["test"](generate(data.test.targets)))
-    run.finish()
     return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
 
 

@@ -4,7 +4,11 @@ Paper scale is that of Learning by Turning and of Fromage: a BigGAN-like pair wi
 hinge loss, one discriminator step a generator step, and the same learning rate for both. Its metric
 is the papers' FID, of images that are each stretched to the full range; ``paper-fid`` has the standard
 one, and ``paper-frechet`` needs no download. The papers train on all 50,000 images; here 5,000 are kept.
-The worst values are about those of untrained generators.
+The worst values of digits are about those of untrained generators; CIFAR's are round guesses.
+
+Both players have the same optimizer. (The authors' code gave Adam's discriminator a beta1 of 0.9, their
+text says 0.) The attention's weight is 1, as Learning by Turning has it; the condition
+``learned_attention_weight`` makes it Fromage's.
 """
 
 from collections.abc import Mapping
@@ -12,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robustlr.task import CONDITIONS, Config, Outcome, Report, Scale, Task
+from robustlr.scale import CONDITIONS, Scale
+from robustlr.task import Config, Outcome, Report, Task, build_checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ class GanTask(Task):
         if all(scale.options != own.options for own in self.scales.values()):
             from robustlr.tasks._adversarial import networks
 
-            networks(scale)
+            build_checked(networks, scale)
 
 
 _PAPER: Mapping[str, Any] = {"width": 64, "learned_attention_weight": False}

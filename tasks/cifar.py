@@ -2,13 +2,14 @@
 
 Paper scale is that of Learning by Turning for VGG-11 and its ResNet-18, and of Rotational
 Equilibrium for ResNet-20 and the ResNet-18 with layer norm. Both papers train on all 50,000 images;
-here 5,000 of them are kept to tune on.
+here 5,000 of them are kept to tune on. Rotational Equilibrium's rates start at 1e-6 and end at 1e-5;
+here they start at a step's share of the warmup and end at 0.
 """
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from robustlr.task import Scale
+from robustlr.scale import Scale
 from robustlr.tasks._classification import classification, resnet
 
 if TYPE_CHECKING:

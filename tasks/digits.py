@@ -1,6 +1,6 @@
 """Classification of scikit-learn's handwritten digits: real images that every installation has."""
 
-from robustlr.task import Scale
+from robustlr.scale import Scale
 from robustlr.tasks._classification import classification, cnn, mlp, resnet
 
 digits_mlp = classification(

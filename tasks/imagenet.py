@@ -2,12 +2,12 @@
 
 Paper scale is that of Learning by Turning for ResNet-50 and of Rotational Equilibrium for DeiT-tiny,
 whose stronger augmentation (automatic augmentation, mixup, random erasing, drop path) is left out.
-50,000 training images are kept to tune on.
+50,000 training images are kept to tune on. Rates start at a step's share of the warmup, not at 1e-6.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from robustlr.task import Scale
+from robustlr.scale import Scale
 from robustlr.tasks._classification import classification
 
 if TYPE_CHECKING:

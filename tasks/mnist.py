@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from robustlr.task import Scale
+from robustlr.scale import Scale
 from robustlr.tasks._classification import classification, cnn, mlp
 
 

@@ -32,22 +32,23 @@ def run_to_end(
 ) -> Ended:
     """Train with a checkpoint after every step if there is a folder; keep what the run held."""
     curve: list[tuple[int, float]] = []
-    states: list[dict[str, Any]] = []
 
     def report(step: int, value: float) -> None:
         curve.append((step, value))
         each(step, value)
 
-    def finish(run: Run) -> None:
-        states.extend(part.state_dict() for part in run._parts)
-        original(run)
+    runs: list[Run] = []
+
+    def resume(run: Run) -> int:
+        runs.append(run)
+        return original(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        original = Run.finish
-        patch.setattr(Run, "finish", finish)
+        original = Run.resume
+        patch.setattr(Run, "resume", resume)
         patch.setattr(checkpoint, "SECONDS", 0)
         outcome = task.run(config, report, "cpu", folder)
-    return Ended(outcome, curve, states)
+    return Ended(outcome, curve, [part.state_dict() for part in runs[0]._parts])
 
 
 def same(one: Any, other: Any) -> bool:

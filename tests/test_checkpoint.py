@@ -11,7 +11,8 @@ import torch
 
 from robustlr.checkpoint import Run
 from robustlr.registry import load_task
-from robustlr.task import Config, Scale, Task
+from robustlr.scale import Scale
+from robustlr.task import Config, Task
 from tests.helpers import ROOT
 from tests.runs import Ended, ignore, run_to_end, same
 
@@ -43,7 +44,7 @@ def _run(
 
 @pytest.mark.parametrize("optimizer", ["nero", "rv-adamw", "lamb", "sgdm", "madam"])
 @pytest.mark.parametrize("name", SHORT)
-def test_a_run_taken_up_again_ends_thesame_to_the_bit(
+def test_a_run_taken_up_again_ends_the_same_to_the_bit(
     name: str, optimizer: str, tmp_path: Path
 ) -> None:
     half = SHORT[name]["steps"] // 2
@@ -62,7 +63,8 @@ def test_a_run_taken_up_again_ends_thesame_to_the_bit(
     assert resumed.curve == whole.curve
     assert len(whole.curve) == EVALUATIONS
     assert same(resumed.states, whole.states)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    again = _run(name, optimizer, tmp_path)  # as when storing the result failed
+    assert (again.outcome, again.curve) == (whole.outcome, whole.curve)
 
 
 def _print(step: int, value: float) -> None:
@@ -110,8 +112,24 @@ def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_not_taken_up(
     other = _run("digits-cnn", "sgdm", tmp_path)
     assert other.outcome == _run("digits-cnn", "sgdm", None).outcome
     path.write_bytes(b"not a checkpoint")
+    (tmp_path / ".123.checkpoint.pt").touch()  # a process was killed as it wrote
     assert _run("digits-cnn", "sgdm", tmp_path).outcome == other.outcome
     assert "starts anew" in capfd.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_of_another_protocol_is_not_taken_up(tmp_path: Path) -> None:
+    def stop(step: int, value: float) -> None:
+        raise _StopError
+
+    task, name = _task("digits-cnn"), "digits-cnn"
+    config = Config(task=name, optimizer="nero", hyperparameters={"lr": 0.01}, seed=3)
+    own = task.scales["small"]
+    for changes in ({"steps": 6}, {"schedule": "linear"}, {"options": {"width": 8}}):
+        with pytest.raises(_StopError):
+            run_to_end(task, config, tmp_path, stop)
+        other = replace(task, scales={"small": replace(own, **changes)})
+        assert run_to_end(other, config, tmp_path).curve == run_to_end(other, config).curve
 
 
 def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
@@ -126,7 +144,8 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     config = Config(task="digits-cnn", optimizer="sgd", hyperparameters={}, seed=0)
-    run = Run(config, lambda step, value: None, tmp_path, (), torch.Generator())
+    scale = Scale(steps=1, batch_size=1)
+    run = Run(config, scale, lambda step, value: None, tmp_path, (), torch.Generator())
     run.save(1)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustlr.analysis._verdicts import judge
 from robustlr.errors import UserError
-from robustlr.findings import Finding, judge
+from robustlr.findings import Finding
 from robustlr.registry import studies
 from robustlr.report import write_report
 from robustlr.storage import Progress
@@ -88,10 +89,11 @@ def test_the_tuned_setting_of_a_seed_is_chosen_on_the_others() -> None:
     assert _judged(trials)["better_value"] > 0.4
 
 
-def test_arms_without_trials_are_left_out() -> None:
-    assert judge([_finding(than={"optimizer": "absent"})], _trials()).empty
+def test_arms_without_trials_are_said() -> None:
+    for trials in (_trials().query("optimizer == 'flat'"), _trials().query("role == 'default'")):
+        row = _judged(trials)
+        assert (row["verdict"], row["seeds"]) == ("no trials", 0)
     assert judge([_finding()], _trials().iloc[:0]).empty
-    assert judge([_finding()], _trials().query("role == 'default'")).empty
 
 
 def test_the_report_shows_the_verdicts(tmp_path: Path) -> None:
@@ -122,6 +124,16 @@ ERRORS = {
     "task": (
         "tasks = 'digits-cnn'\nbetter = { optimizer = 'nero' }\nthan = { optimizer = 'nero' }",
         '"digits-cnn"',
+    ),
+    "a condition left open": (
+        "better = { optimizer = 'nero', conditions = { warmup = true } }\n"
+        "than = { optimizer = 'nero' }",
+        "the study varies warmup, so each arm must say which it is",
+    ),
+    "key": ("bettr = { optimizer = 'nero' }\nthan = { optimizer = 'nero' }", 'mean "better"'),
+    "key of an arm": (
+        "better = { optimiser = 'nero' }\nthan = { optimizer = 'nero' }",
+        'did you mean "optimizer"',
     ),
     "setting": (
         "better = { optimizer = 'nero', setting = 'best' }\nthan = { optimizer = 'nero' }",
@@ -158,3 +170,4 @@ def test_every_finding_that_ships_has_trials_to_judge_it() -> None:
         table = judge(study.findings, pd.DataFrame(rows))
         judged = set(table["finding"]) if len(table) else set()
         assert judged == {finding.text for finding in study.findings}
+        assert "no trials" not in set(table["verdict"] if len(table) else ())

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from robustlr.registry import load_task, tasks
-from robustlr.task import Batch, Config, Scale, Splits, SupervisedTask
+from robustlr.scale import Scale
+from robustlr.task import Batch, Config, Splits, SupervisedTask
 from robustlr.tasks.cgan import GanTask
 from robustlr.tasks.data import images
 from robustlr.tasks.data.images import DATA_SETS

@@ -13,8 +13,7 @@ from robustlr.claims import worker_name
 from robustlr.errors import UserError
 from robustlr.storage import Progress, Storage
 from robustlr.study import Study, load_study
-from robustlr.task import Outcome
-from robustlr.tidy import COLUMNS
+from robustlr.task import COLUMNS, Outcome
 from tests import real
 from tests.helpers import study_from
 

@@ -42,6 +42,39 @@ ERRORS = {
         HEAD + "[conditions]\nwarmpu = [true]\n" + NERO,
         ['"warmpu"', 'did you mean "warmup"?'],
     ),
+    "label smoothing beyond a share": (
+        HEAD + "[conditions]\nlabel_smoothing = [1.5]\n" + NERO,
+        ["conditions.label_smoothing = 1.5", "a share below 1"],
+    ),
+    "a penalty on gains that are not there": (
+        HEAD + "[conditions]\ngain_penalty = [0.0, 1.0]\n" + NERO,
+        ["conditions.gain_penalty = 1", "no normalisation with gains"],
+    ),
+    "an option of the wrong type": (
+        HEAD + "[conditions]\ndepth = [2.5]\n" + NERO,
+        ["conditions.depth = 2.5", "a whole number"],
+    ),
+    "an option that no model can be built with": (
+        HEAD + "[conditions]\nwidth = [-3]\n" + NERO,
+        ["no model can be built with", "width = -3"],
+    ),
+    "an unknown value of an option": (
+        'name="t"\ntasks=["digits-resnet"]\n[conditions]\nnorm=["bach"]\n' + NERO,
+        ['"bach"', 'did you mean "batch"?'],
+    ),
+    "an option that is no single value": (
+        'name="t"\ntasks=["digits-resnet"]\n[conditions]\nblocks=[2]\n' + NERO,
+        ["conditions.blocks", "cannot be varied"],
+    ),
+    "fewer labels than classes": (
+        'name="t"\ntasks=["digits-cgan"]\n[conditions]\nlabels=[5]\n' + NERO,
+        ["labels = 5", "10 classes"],
+    ),
+    "a condition named as a hyperparameter": (
+        'name="t"\ntasks=["digits-cgan"]\n[conditions]\nmomentum=[0.1]\n'
+        "[optimizers.sgdm]\nlr=[0.1]\nmomentum=[0.9, 0.0]\n",
+        ["conditions.momentum", "a column of that name already"],
+    ),
     "unknown scale": (HEAD + 'scale = "papr"\n' + NERO, ['"papr"', "small"]),
     "unknown class": (
         HEAD + '[optimizers.m]\nclass = "torch.optim:Moun"\nlr = [0.1]\n',
@@ -235,8 +268,15 @@ def test_a_scale_can_change_what_its_table_says(tmp_path: Path) -> None:
     path.write_text(text + "[scales.paper]\nsedes = 5\n")
     with pytest.raises(UserError, match='did you mean "seeds"'):
         load_study(path, "paper")
+    with pytest.raises(UserError, match=r'scales.paper: .*did you mean "seeds"'):
+        load_study(path)
     with pytest.raises(UserError, match='"papr"'):
         load_study(path, "papr")
+    path.write_text(text + "[scales.small]\nseeds = 5\n")
+    with pytest.raises(UserError, match="the file's own scale"):
+        load_study(path)
+    path.write_text(text + "[scales.paper.optimizers.adam]\nlr = [0.1]\n")
+    assert list(load_study(path, "paper").optimizers) == ["nero", "adam"]
     path.write_text(text + "[scales.papr]\nseeds = 5\n")
     with pytest.raises(UserError, match='did you mean "paper"'):
         load_study(path)

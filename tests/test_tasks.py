@@ -13,16 +13,8 @@ from torch import nn
 
 from robustlr.errors import UserError
 from robustlr.registry import load_task, tasks
-from robustlr.task import (
-    Batch,
-    Config,
-    FunctionTask,
-    Outcome,
-    Scale,
-    Seeds,
-    SupervisedTask,
-    Task,
-)
+from robustlr.scale import Scale
+from robustlr.task import Batch, Config, FunctionTask, Outcome, Seeds, SupervisedTask, Task
 from robustlr.tasks.digits import digits_cnn, digits_mlp
 from robustlr.training import batches, train
 from tests.runs import run_to_end, same
@@ -203,7 +195,7 @@ def test_a_diverged_run_is_a_result_worth_the_worst_value() -> None:
 
 
 def test_a_loss_beyond_the_bound_at_the_end_is_divergence() -> None:
-    outcome = _short(digits_mlp, 10, loss_bound=1e-9).run(_config(), _ignore)
+    outcome = _short(digits_mlp, 10, loss_bound=lambda scale: 1e-9).run(_config(), _ignore)
     assert outcome.diverged
     assert outcome.steps == 10
 

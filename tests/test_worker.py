@@ -9,15 +9,21 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from robustlr import training
 from robustlr.errors import UserError
 from robustlr.launch import launch, slots
+from robustlr.registry import load_task
 from robustlr.storage import Progress, Storage
 from robustlr.study import Study
+from robustlr.task import CHECKPOINT
+from robustlr.worker import Signals, trial_folder, work
 from tests.helpers import ROOT, study_from
+from tests.runs import run_to_end
 
 
 class Silent:
@@ -111,6 +117,55 @@ def test_a_trial_keeps_its_pictures_in_a_folder_of_its_own(
         with Image.open(file) as picture:
             assert picture.format == "PNG"
             assert picture.width > 200
+
+
+class _Cut(Exception):  # noqa: N818 — it is no error
+    """Ends a run in the middle, as a dying process does."""
+
+
+def test_a_worker_goes_on_from_the_checkpoint_in_the_trials_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTLR_FOLDER", str(tmp_path / "trials"))
+    monkeypatch.chdir(ROOT)
+    url = f"sqlite:///{tmp_path}/study.db"
+    text = 'tasks = ["digits-cnn"]\nseeds = 1\n[optimizers.nero]\nlr = [0.1]\n'
+    with Storage(url, create=True) as storage:
+        storage.create_study(study_from(tmp_path, text))
+        claim = storage.claim("test", "a worker that dies")
+        assert claim is not None
+        task, curve = load_task("digits-cnn"), list[float]()
+
+        def cut(step: int, value: float) -> None:
+            curve.append(value)
+            if step == 100:
+                raise _Cut
+
+        with pytest.raises(_Cut):
+            run_to_end(task, claim.config, trial_folder(claim), cut)
+        checkpoint = trial_folder(claim) / CHECKPOINT
+        assert checkpoint.exists()
+        storage.give_back(claim)
+        calls: list[int] = []
+        monkeypatch.setattr(training, "_evaluate", _counting(calls, training._evaluate))
+        work(storage, "test", "cpu", Signals())
+        whole = run_to_end(task, claim.config)
+        assert not checkpoint.exists()
+        table = storage.trials("test")
+        assert table.loc[table["trial"] == claim.number, "value"].item() == whole.outcome.value
+        stored = optuna.load_study(study_name=claim.cell, storage=storage.as_optuna())
+        first = stored.trials[claim.number]
+        assert list(first.intermediate_values.items()) == whole.curve
+        # Saved after 99 of 200 steps: six of ten evaluations follow, and those before and of the test.
+        assert len(calls) == 8 + 12 + 12
+
+
+def _counting(calls: list[int], function: Callable[..., float]) -> Callable[..., float]:
+    def counted(*arguments: object) -> float:
+        calls.append(1)
+        return function(*arguments)
+
+    return counted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

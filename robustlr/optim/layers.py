@@ -136,14 +136,19 @@ def bake(model: Model) -> Model:
     return model
 
 
+def normalization_gains(model: nn.Module) -> list[Tensor]:
+    """Return the gains of all normalisation layers."""
+    norms = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return [m.weight for m in model.modules() if isinstance(m, norms) and m.weight is not None]
+
+
 def gain_penalty(model: nn.Module) -> Tensor:
     """Return the sum of (gain - 1)² over the gains of all normalisation layers, 0 without any.
 
     Added to the loss with a coefficient, it pulls the gains toward one, as in tuned Nero on
     ImageNet (Learning by Turning, whose coefficient is not published).
     """
-    norms = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    gains = [m.weight for m in model.modules() if isinstance(m, norms) and m.weight is not None]
+    gains = normalization_gains(model)
     return sum(((gain - 1).square().sum() for gain in gains), start=torch.zeros(()))
 
 

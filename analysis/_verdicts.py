@@ -1,0 +1,73 @@
+"""Whether a study's trials show what a paper found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from robustlr.analysis._cells import of_role, point_by_seed, tuned_by_seed, with_losses
+from robustlr.analysis._intervals import mean_interval
+from robustlr.findings import Arm, Finding
+
+
+def judge(findings: Sequence[Finding], trials: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each finding, task and pair of optimizers.
+
+    ``difference`` is how much better, in the metric's unit (plus the margin), averaged over seeds
+    with Student's interval. A tuned setting is chosen for each seed on the other seeds. The verdict
+    is "yes" or "no" if the interval excludes 0, else "undecided", or "no trials" where an arm has none.
+    """
+    if trials.empty:
+        return pd.DataFrame()
+    trials = with_losses(trials)
+    rows = []
+    for finding in findings:
+        for task in finding.tasks or trials["task"].unique():
+            ours = trials[trials["task"] == task]
+            rows += [
+                {"finding": finding.text, "source": finding.source, "task": task}
+                | _compare(finding, ours, better, than)
+                for better in finding.better.optimizer
+                for than in finding.than.optimizer
+            ]
+    return pd.DataFrame(rows)
+
+
+def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> dict[str, Any]:
+    """Return the comparison of two optimizers' arms on one task."""
+    sides = [_by_seed(trials, finding.better, better), _by_seed(trials, finding.than, than)]
+    labels = {"better": _label(finding.better, better), "than": _label(finding.than, than)}
+    if any(side.empty for side in sides):
+        return labels | {"seeds": 0, "verdict": "no trials"}
+    available = trials["worst_loss"].iloc[0] - min(side.mean() for side in sides)
+    differences = (sides[1] - sides[0]).dropna() + finding.margin * available
+    difference, low, high = mean_interval(differences)
+    sign = -1 if trials["direction"].iloc[0] == "maximize" else 1
+    return {
+        "metric": trials["metric"].iloc[0] if "metric" in trials else "",
+        "better": labels["better"],
+        "better_value": sign * sides[0].mean(),
+        "than": labels["than"],
+        "than_value": sign * sides[1].mean(),
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "seeds": len(differences),
+        "verdict": "yes" if low > 0 else "no" if high < 0 else "undecided",
+    }
+
+
+def _by_seed(trials: pd.DataFrame, arm: Arm, optimizer: str) -> pd.Series:
+    """Return an arm's loss for each seed."""
+    ours = trials[trials["optimizer"] == optimizer]
+    for name, value in arm.conditions.items():
+        ours = ours[ours[name] == value]
+    if arm.setting == "default":
+        return of_role(ours, "default").groupby("seed")["loss"].mean()
+    design = of_role(ours, "design")
+    return design["loss"] if design.empty else tuned_by_seed(point_by_seed(design))
+
+
+def _label(arm: Arm, optimizer: str) -> str:
+    conditions = [f"{name}={value}" for name, value in arm.conditions.items()]
+    return ", ".join([optimizer, *conditions, *([arm.setting] if arm.setting == "default" else [])])
