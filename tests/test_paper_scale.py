@@ -1,5 +1,6 @@
 """Every task at paper scale: the published model takes steps on data in the true format."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from robustlr.registry import load_task, tasks
 from robustlr.scale import Scale
 from robustlr.task import Batch, Config, Splits, SupervisedTask
+from robustlr.tasks import _adversarial
 from robustlr.tasks.cgan import GanTask
 from robustlr.tasks.data import images
 from robustlr.tasks.data.images import DATA_SETS
@@ -52,11 +54,14 @@ def _made_up(name: str) -> Splits:
 
 
 @pytest.fixture
-def made_up_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_up_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def load(name: str, *, size: int | None = None, device: str = "cpu") -> Splits:
         return _made_up(name)
 
     monkeypatch.setattr(images, "load", load)
+    _adversarial._distance_from.cache_clear()
+    yield
+    _adversarial._distance_from.cache_clear()
 
 
 @pytest.mark.usefixtures("made_up_data")
@@ -93,11 +98,9 @@ def test_the_models_at_paper_scale_are_the_published_ones(name: str) -> None:
 
 
 def test_the_gan_at_paper_scale_is_the_published_one() -> None:
-    from robustlr.tasks._adversarial import networks
-
     sizes = [
         (len(parameters), sum(p.numel() for p in parameters))
-        for player in networks(load_task("cifar10-cgan").scales["paper"])
+        for player in _adversarial.networks(load_task("cifar10-cgan").scales["paper"])
         for parameters in [list(player.parameters())]
     ]
     assert sizes == [(56, 2_183_091), (33, 2_644_129)]

@@ -1,3 +1,4 @@
+import json
 import multiprocessing as mp
 import socket
 from dataclasses import replace
@@ -13,6 +14,7 @@ from robustlr.claims import worker_name
 from robustlr.errors import UserError
 from robustlr.storage import Progress, Storage
 from robustlr.study import Study, load_study
+from robustlr.tables import CELL_ATTRIBUTES
 from robustlr.task import COLUMNS, Outcome
 from tests import real
 from tests.helpers import study_from
@@ -293,6 +295,22 @@ def test_a_connection_that_the_server_dropped_is_replaced(
         postgresql_server.psql(f"{kill} AND pid <> pg_backend_pid();")
         assert storage.complete(claim, Outcome(value=0.5), {"seconds": 0.0})
         assert len(storage.trials(study.name)) == 1
+
+
+def test_a_study_stored_before_scales_had_more_fields_goes_on(
+    storage: Storage, study: Study
+) -> None:
+    storage.create_study(study)
+    kept = ("steps", "batch_size", "data", "options", "schedule", "warmup")
+    table, key = CELL_ATTRIBUTES, CELL_ATTRIBUTES.c.study_user_attribute_id
+    with storage.engine.begin() as connection:
+        for row, text in connection.execute(sa.select(key, table.c.value_json)).all():
+            description = json.loads(text)
+            protocol = {name: description["protocol"][name] for name in kept}
+            value = json.dumps({**description, "protocol": protocol})
+            connection.execute(sa.update(table).where(key == row).values(value_json=value))
+    assert "label_smoothing" in next(study.cells()).protocol()
+    storage.check_unchanged(study)
 
 
 def test_a_task_that_has_changed_since_creation_is_refused(

@@ -15,6 +15,7 @@ from robustlr.errors import UserError
 from robustlr.registry import load_task, tasks
 from robustlr.scale import Scale
 from robustlr.task import Batch, Config, FunctionTask, Outcome, Seeds, SupervisedTask, Task
+from robustlr.tasks._adversarial import networks
 from robustlr.tasks.digits import digits_cnn, digits_mlp
 from robustlr.training import batches, train
 from tests.runs import run_to_end, same
@@ -91,6 +92,27 @@ def test_every_classifier_compiles_as_one_graph(name: str) -> None:
     torch.set_rng_state(state)
     assert compiled.item() == pytest.approx(task.loss(model, batch, scale).item(), rel=1e-3)
     compiled.backward()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at computed weights
+def test_both_players_of_a_gan_compile() -> None:
+    scale = load_task("digits-cgan").scales["small"]
+    labels = torch.arange(8)
+    scores = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        players = networks(scale)
+        noise = torch.randn(8, players.generator.noise_size)
+        generate, score = (
+            torch.compile(player, backend="aot_eager") if compiled else player for player in players
+        )
+        images = generate(noise, labels)
+        both = score(torch.cat([images, images.detach()]), labels.repeat(2))
+        both.mean().backward()
+        scores.append(both.detach())
+    torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-4)
     torch.compiler.reset()
 
 
