@@ -70,6 +70,7 @@ def draw_intervals(
 def add_legend(figure: Figure, panel: Axes) -> None:
     """Put one legend for all panels below them."""
     handles = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    columns = min(len(handles), 4, int(figure.get_figwidth() // 1.5))
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles))
+        handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, columns)
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torchvision.utils import make_grid, save_image  # type: ignore[import-untyped]
+from torchvision.utils import make_grid, save_image
 
 from robustlr.checkpoint import Run, Stateful
 from robustlr.errors import UserError

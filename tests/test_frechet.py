@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.utils import save_image  # type: ignore[import-untyped]
+from torchvision.utils import save_image
 
 from robustlr.errors import UserError
 from robustlr.task import Batch, Splits

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 

@@ -90,7 +90,7 @@ def _idx(path: Path, *shape: int) -> Tensor:
 
 def _batch(path: Path, checksum: str) -> Batch:
     """Return one of CIFAR's pickles, which is not opened unless it is the published one."""
-    from torchvision.datasets.utils import check_md5  # type: ignore[import-untyped]
+    from torchvision.datasets.utils import check_md5
 
     if not check_md5(path, checksum):
         raise _damaged(path, "its checksum is not that of the published file")
@@ -118,7 +118,7 @@ class _Archive(NamedTuple):
 
 def _torchvision(name: str) -> Any:
     """Return torchvision's class of a data set."""
-    from torchvision import datasets  # type: ignore[import-untyped]
+    from torchvision import datasets
 
     classes = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
     return getattr(datasets, classes.get(name, name.upper()))

@@ -208,7 +208,7 @@ def _block(inputs: int, outputs: int) -> nn.Module:
 
 
 class _Recipe(NamedTuple):
-    """How the small classifier is trained; it then has seen each digit 18 times."""
+    """How the small classifier is trained: it sees each digit 18 times, and half of CIFAR once."""
 
     steps: int = 300
     batch_size: int = 64

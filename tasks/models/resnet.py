@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck  # type: ignore[import-untyped]
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from robustlr.optim.layers import standardize_weights
 from robustlr.tasks.models.convolution import Norm, initialise_convolutions, norm_named

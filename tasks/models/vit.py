@@ -2,7 +2,7 @@
 
 from torch import nn
 from torch.nn.utils import parametrize
-from torchvision.models import VisionTransformer  # type: ignore[import-untyped]
+from torchvision.models import VisionTransformer
 
 from robustlr.errors import UserError
 from robustlr.optim.layers import Gain, add_gains
