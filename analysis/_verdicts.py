@@ -13,9 +13,10 @@ from robustlr.findings import Arm, Finding
 def judge(findings: Sequence[Finding], trials: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each finding, task and pair of optimizers.
 
-    ``difference`` is how much better, in the metric's unit (plus the margin), averaged over seeds
-    with Student's interval. A tuned setting is chosen for each seed on the other seeds. The verdict
-    is "yes" or "no" if the interval excludes 0, else "undecided", or "no trials" where an arm has none.
+    ``difference`` is how much better, in the metric's unit, averaged over seeds with Student's
+    interval. A tuned setting is chosen for each seed on the other seeds. The verdict is "yes" if the
+    interval lies above -``margin``, "no" if below, else "undecided", as with a single seed, or "no
+    trials" where an arm has none.
     """
     if trials.empty:
         return pd.DataFrame()
@@ -40,7 +41,8 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
     if any(side.empty for side in sides):
         return labels | {"seeds": 0, "verdict": "no trials"}
     available = trials["worst_loss"].iloc[0] - min(side.mean() for side in sides)
-    differences = (sides[1] - sides[0]).dropna() + finding.margin * available
+    margin = finding.margin * available
+    differences = (sides[1] - sides[0]).dropna()
     difference, low, high = mean_interval(differences)
     sign = -1 if trials["direction"].iloc[0] == "maximize" else 1
     return {
@@ -52,8 +54,9 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
         "difference": difference,
         "low": low,
         "high": high,
+        "margin": margin,
         "seeds": len(differences),
-        "verdict": "yes" if low > 0 else "no" if high < 0 else "undecided",
+        "verdict": "yes" if low > -margin else "no" if high < -margin else "undecided",
     }
 
 

@@ -8,6 +8,13 @@ class UserError(Exception):
     """What was wrong, where, and what to do, in one sentence; the command line prints it alone."""
 
 
+class UnavailableError(UserError):
+    """What this machine lacks and another may have: data, weights, a package, room on a disk.
+
+    A worker that meets it gives its trial back and stops.
+    """
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return a clause that names the valid name nearest to ``name``, or lists the valid names."""
     names = list(valid)

@@ -64,6 +64,8 @@ class Finding(Frozen):
             if value not in conditions[name]:
                 values = ", ".join(map(str, conditions[name]))
                 raise UserError(f"{name} = {value}: the study has {name} = {values}")
+        if self.better == self.than:
+            raise UserError("better and than are the same arm")
         for arm in arms:
             open_ = [n for n in conditions if len(conditions[n]) > 1 and n not in arm.conditions]
             if open_:

@@ -144,7 +144,7 @@ def _tasks_with_metrics(trials: pd.DataFrame) -> str:
 
 def _paragraph(text: str) -> Markup:
     """Return a docstring's paragraph with its ``names`` marked as code."""
-    return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", escape(" ".join(text.split()))))
+    return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(" ".join(text.split())))))
 
 
 def _html_table(table: pd.DataFrame) -> str:

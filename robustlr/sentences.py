@@ -26,6 +26,8 @@ def sentence(error: Any, document: type[BaseModel]) -> str:
     ``document`` is what the file as a whole describes.
     """
     path = [str(part) for part in error["loc"]]
+    if len(path) > 1 and path[0] == "findings":
+        path[1] = str(int(path[1]) + 1)  # as people count
     path = [p for p in path if p not in ("values", "space", "bool", "int", "float", "str")]
     path = ["class" if p == "target" else p for p in path]
     key, value, kind = ".".join(path), error["input"], error["type"]

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from robustlr.claims import worker_name
-from robustlr.errors import UserError
+from robustlr.errors import UnavailableError, UserError
 from robustlr.registry import load_task
 from robustlr.storage import Claim, Storage
 from robustlr.task import CHECKPOINT
@@ -92,7 +92,11 @@ class Reporter:
 
 
 def work(storage: Storage, name: str, device: str, signals: Signals) -> None:
-    """Run the study's waiting trials on ``device`` until none waits or a signal comes."""
+    """Run the study's waiting trials on ``device`` until none waits or a signal comes.
+
+    Raises:
+        UnavailableError: this machine lacks what a trial needs; the trial is back in the queue.
+    """
     worker = worker_name(device)
     while not signals.requested and (claim := storage.claim(name, worker)) is not None:
         _run(storage, claim, device, signals)
@@ -112,11 +116,17 @@ def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     except StopRequested:
         storage.give_back(claim)
+    except UnavailableError:  # every trial of this task would fail here; another machine may do
+        storage.give_back(claim)
+        raise
     except (Exception, SystemExit) as error:  # whatever a task raises costs this trial alone
         traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
-        storage.fail(claim, f"{type(error).__name__}: {error} (at {where})")
+        is_plain = isinstance(error, UserError)
+        storage.fail(
+            claim, str(error) if is_plain else f"{type(error).__name__}: {error} (at {where})"
+        )
 
 
 def trial_folder(claim: Claim) -> Path:
@@ -169,10 +179,10 @@ def main() -> None:
         storage = Storage(os.environ["ROBUSTLR_STORAGE"])
         # Before the first claim: a machine that lacks a task must not fail everybody's trials.
         storage.check_unchanged(storage.load_study(name))
+        work(storage, name, device, signals)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(IMPOSSIBLE)
-    work(storage, name, device, signals)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from robustlr.errors import UnavailableError
 from robustlr.study import Study, load_study
 from robustlr.task import Config, FunctionTask, Report
 
@@ -63,6 +64,10 @@ def _odd(config: Config, report: Report) -> object:
     return results[config.seed]
 
 
+def _lacking(config: Config, report: Report) -> float:
+    raise UnavailableError("the data are missing: put them there")
+
+
 def _nan(config: Config, report: Report) -> float:
     return float("nan")
 
@@ -77,4 +82,5 @@ slow = _task("slow", _slow)
 broken = _task("broken", _broken)
 deadly = _task("deadly", _deadly)
 nan = _task("nan", _nan)
+lacking = _task("lacking", _lacking)
 odd = _task("odd", _odd)

@@ -89,6 +89,15 @@ def test_the_tuned_setting_of_a_seed_is_chosen_on_the_others() -> None:
     assert _judged(trials)["better_value"] > 0.4
 
 
+def test_a_margin_changes_the_verdict_and_not_the_difference() -> None:
+    worse, better = {"optimizer": "steep"}, {"optimizer": "flat"}
+    without = _judged(_trials(CLEAR), better=worse, than=better)
+    with_margin = _judged(_trials(CLEAR), better=worse, than=better, margin=0.3)
+    assert with_margin["difference"] == without["difference"]
+    assert with_margin["margin"] == pytest.approx(0.3 * (0.9 - 0.1), abs=0.02)
+    assert (without["verdict"], with_margin["verdict"]) == ("no", "yes")
+
+
 def test_arms_without_trials_are_said() -> None:
     for trials in (_trials().query("optimizer == 'flat'"), _trials().query("role == 'default'")):
         row = _judged(trials)
@@ -134,6 +143,10 @@ ERRORS = {
     "key of an arm": (
         "better = { optimiser = 'nero' }\nthan = { optimizer = 'nero' }",
         'did you mean "optimizer"',
+    ),
+    "twice the same arm": (
+        "better = { optimizer = 'nero' }\nthan = { optimizer = 'nero' }",
+        "findings.1: better and than are the same arm",
     ),
     "setting": (
         "better = { optimizer = 'nero', setting = 'best' }\nthan = { optimizer = 'nero' }",

@@ -38,6 +38,12 @@ def test_the_report_holds_every_table_picture_and_number(tmp_path: Path, study: 
     assert "Is 1 &lt; 2 &amp; 3?" in html
 
 
+def test_names_in_the_method_are_marked_as_code(tmp_path: Path, study: Study) -> None:
+    html = write_report(_trials(), tmp_path, study=study, progress=DONE).read_text(encoding="utf-8")
+    assert "<code>gap</code>" in html
+    assert "&lt;code&gt;" not in html
+
+
 def test_the_report_is_one_self_contained_file(tmp_path: Path, study: Study) -> None:
     html = write_report(_trials(), tmp_path, study=study, progress=DONE).read_text(encoding="utf-8")
     sources = re.findall(r'(?:src|href)="([^"]+)"', html)

@@ -119,6 +119,16 @@ def test_a_trial_keeps_its_pictures_in_a_folder_of_its_own(
             assert picture.width > 200
 
 
+def test_a_worker_that_lacks_data_stops_and_costs_no_trial(tmp_path: Path) -> None:
+    os.chdir(ROOT)
+    url = f"sqlite:///{tmp_path}/study.db"
+    with Storage(url, create=True) as storage:
+        storage.create_study(_study(tmp_path, "lacking", seeds=1, lrs=3))
+        with pytest.raises(UserError, match="the data are missing: put them there"):
+            launch(storage, url, "test", slots(None, 2), Silent())
+        assert storage.progress("test") == Progress(4, 0, 0, 0, 0)
+
+
 class _Cut(Exception):  # noqa: N818 — it is no error
     """Ends a run in the middle, as a dying process does."""
 

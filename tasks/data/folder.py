@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustlr.errors import UserError
+from robustlr.errors import UnavailableError
 from robustlr.task import Batch, Splits
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -94,7 +94,7 @@ def image_folder(root: Path, *, size: int = 224, device: str = "cpu") -> Splits:
     for part, other in (("train", "val"), ("val", "train")):
         for name in classes[part]:
             if name not in classes[other]:
-                raise UserError(
+                raise UnavailableError(
                     f"{root / other} has no folder {name}, which {root / part} has: "
                     f"give every class one folder in both."
                 )
@@ -108,7 +108,7 @@ def _classes(root: Path, part: str) -> list[str]:
     """Return the names of the class folders in ``root/part``, sorted."""
     names = [path.name for path in (root / part).glob("*/") if not path.name.startswith(".")]
     if not names:
-        raise UserError(
+        raise UnavailableError(
             f"there is no class folder in {root / part}: put the images of ImageNet into "
             f"{root}/train/CLASS/ and {root}/val/CLASS/, or set ROBUSTLR_IMAGENET to the folder "
             f"that has train and val."
@@ -122,7 +122,7 @@ def _files(folder: Path, classes: Sequence[str]) -> list[list[str]]:
     for name in classes:
         images = sorted(file for file in os.listdir(folder / name) if _is_image(file))
         if not images:
-            raise UserError(
+            raise UnavailableError(
                 f"{folder / name} holds no image ({', '.join(SUFFIXES)}): "
                 f"put the images of the class there."
             )
@@ -164,7 +164,7 @@ def _read(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except Exception as error:  # PIL passes on whatever its decoders raise
-        raise UserError(
+        raise UnavailableError(
             f"{path} is not an image that PIL can read ({error}): replace it with a good copy."
         ) from error
 

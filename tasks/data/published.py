@@ -24,7 +24,7 @@ from urllib.error import HTTPError
 import torch
 from torch import Tensor
 
-from robustlr.errors import UserError
+from robustlr.errors import UnavailableError
 from robustlr.task import Batch
 
 PACKAGED = Path("/usr/share/datasets/fashion-mnist")
@@ -101,8 +101,8 @@ def _batch(path: Path, checksum: str) -> Batch:
     return Batch(torch.from_numpy(content["data"]).reshape(-1, 3, 32, 32), torch.tensor(labels))
 
 
-def _damaged(path: Path, what: str) -> UserError:
-    return UserError(
+def _damaged(path: Path, what: str) -> UnavailableError:
+    return UnavailableError(
         f"{path} is damaged ({what}): replace it, or delete it to have it unpacked or downloaded anew."
     )
 
@@ -155,7 +155,7 @@ def _files(name: str) -> list[Path]:
                         raise _unavailable(name, archives, failure)
                     _unpack(archive)
     except OSError as error:
-        raise UserError(
+        raise UnavailableError(
             f"{name} cannot be put into {data_folder()} ({error}): "
             f"mend that, or set ROBUSTLR_DATA to another folder."
         ) from error
@@ -211,7 +211,7 @@ def _unpack(archive: _Archive) -> None:
                 file.replace(target)
 
 
-def _unavailable(name: str, archives: list[_Archive], failure: Exception) -> UserError:
+def _unavailable(name: str, archives: list[_Archive], failure: Exception) -> UnavailableError:
     """Return the sentence that says what to get by hand, and why it could not be downloaded."""
     from torchvision.datasets.utils import check_md5
 
@@ -220,14 +220,14 @@ def _unavailable(name: str, archives: list[_Archive], failure: Exception) -> Use
     reason = "what arrived is not it" if cut_short else getattr(failure, "reason", "") or failure
     for urls, checksum, path, _ in archives:
         if path.exists() and not check_md5(path, checksum):
-            return UserError(
+            return UnavailableError(
                 f"{path} is not the published file (its checksum is another), and that could not be "
                 f"downloaded ({reason}): delete it and try again, or put {urls[0]} in its place."
             )
     missing = [archive for archive in archives if not archive.path.exists()]
     wanted = ", ".join(archive.urls[0] for archive in missing if not _exist(archive.unpacked))
     package = ", or install Debian's package dataset-fashion-mnist" if "fashion" in name else ""
-    return UserError(
+    return UnavailableError(
         f"{name} could not be downloaded ({reason}): "
         f"put {wanted} into {archives[0].path.parent}{package}."
     )

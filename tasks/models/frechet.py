@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustlr.errors import UserError, unknown
+from robustlr.errors import UnavailableError, unknown
 from robustlr.task import Splits
 from robustlr.tasks.data.published import data_folder
 
@@ -155,7 +155,7 @@ def _inception_network() -> Any:
     try:
         fidelity = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError as error:
-        raise UserError(
+        raise UnavailableError(
             f"FID needs the package torch-fidelity ({error}): pip install 'robustlr[fid]', {instead}"
         ) from error
     url = fidelity.URL_INCEPTION_V3
@@ -164,7 +164,7 @@ def _inception_network() -> Any:
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
             return fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
     except Exception as error:  # no network, a full disk, or whatever a damaged file raises
-        raise UserError(
+        raise UnavailableError(
             f"FID needs the weights of Inception, which cannot be loaded ({error}): "
             f"download {url} to {file}, {instead}"
         ) from error
@@ -291,7 +291,7 @@ def _save(model: SmallClassifier, file: Path) -> None:
         torch.save(model.state_dict(), temporary)
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-        raise UserError(
+        raise UnavailableError(
             f"cannot write to {file.parent} ({error}): set ROBUSTLR_DATA to a folder you can write."
         ) from error
     finally:
