@@ -86,16 +86,14 @@ def condition(scale: Scale, name: str, value: Value) -> Any:
                 "conditions.warmup = true, but the task's scale has no warmup; give a share"
             )
         return scale.warmup if value else 0.0
-    if name == "warmup" and isinstance(value, int | float) and 0 <= value < 1:
-        return float(value)
+    number = None if isinstance(value, bool | str) else float(value)
+    if name in ("warmup", "label_smoothing") and number is not None and 0 <= number < 1:
+        return number
+    if name == "gain_penalty" and number is not None and 0 <= number < math.inf:
+        return number
     schedules = ScheduleName.__args__  # type: ignore[attr-defined]
     if name == "schedule" and value in schedules:
         return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and name == "gain_penalty" and 0 <= value < math.inf:  # type: ignore[operator]
-        return float(value)
-    if is_number and name == "label_smoothing" and 0 <= value < 1:  # type: ignore[operator]
-        return float(value)
     if name == "batch_size" and type(value) is int and value > 0:
         return value
     allowed = {

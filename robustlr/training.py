@@ -78,10 +78,15 @@ def take_step(
         loss = task.loss(model, batch, scale)
         if scale.gain_penalty:
             loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
+    descend(optimizer, loss)
+    return loss.detach()
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take an optimizer step down the gradient of a loss."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return loss.detach()
 
 
 class Losses:

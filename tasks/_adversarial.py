@@ -20,7 +20,7 @@ from robustlr.tasks.data import images
 from robustlr.tasks.data.augment import augment
 from robustlr.tasks.models.frechet import FrechetDistance, extractor
 from robustlr.tasks.models.gan import Discriminator, Generator
-from robustlr.training import Losses, autocast, batches, compiled, place
+from robustlr.training import Losses, autocast, batches, compiled, descend, place
 
 if TYPE_CHECKING:
     from robustlr.tasks.cgan import GanTask
@@ -70,8 +70,8 @@ def train(
     for player in players:
         place(player, device)
     generate = partial(_images, players.generator, seed=seeds.noise)
-    # Before the optimizers are made: Nero and the rotational variants change weights then.
     measure = {part: _distance(scale, device, part) for part in ("validation", "test")}
+    # Before the optimizers are made: Nero and the rotational variants change weights then.
     initial = measure["validation"](generate(data.validation.targets))
     optimizers = [config.build_optimizer(player) for player in players]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, scale.lr_factor) for o in optimizers]
@@ -120,20 +120,14 @@ def _step(
         both = score(torch.cat([real, fake.detach()]), labels.repeat(2)).float()
     real_score, fake_score = both.chunk(2)
     loss = relu(1 - real_score).mean() + relu(1 + fake_score).mean()
-    _descend(optimizers[1], loss)
+    descend(optimizers[1], loss)
     players.discriminator.requires_grad_(False)  # the generator's step needs none of its gradients
     with autocast(device):
         generator_loss = -score(fake, labels).float().mean()
-    _descend(optimizers[0], generator_loss)
+    descend(optimizers[0], generator_loss)
     players.discriminator.requires_grad_(True)
     total: Tensor = loss.detach() + generator_loss.detach()
     return total
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
 
 
 def _distance(scale: Scale, device: str, part: str) -> FrechetDistance:
