@@ -68,9 +68,12 @@ def _by_seed(trials: pd.DataFrame, arm: Arm, optimizer: str) -> pd.Series:
     if arm.setting == "default":
         return of_role(ours, "default").groupby("seed")["loss"].mean()
     design = of_role(ours, "design")
-    return design["loss"] if design.empty else tuned_by_seed(point_by_seed(design))
+    if design.empty:
+        return design["loss"]
+    by_seed = point_by_seed(design)
+    return by_seed.median() if arm.setting == "median" else tuned_by_seed(by_seed)
 
 
 def _label(arm: Arm, optimizer: str) -> str:
     conditions = [f"{name}={value}" for name, value in arm.conditions.items()]
-    return ", ".join([optimizer, *conditions, *([arm.setting] if arm.setting == "default" else [])])
+    return ", ".join([optimizer, *conditions, *([arm.setting] if arm.setting != "tuned" else [])])

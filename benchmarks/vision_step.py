@@ -30,7 +30,7 @@ from robustlr.registry import load_task
 from robustlr.scale import Scale
 from robustlr.task import Batch, Config, SupervisedTask
 from robustlr.tasks.data.images import DATA_SETS
-from robustlr.training import batches, compiled, place, take_step
+from robustlr.training import batches, compiled, place, steps_an_epoch, take_step
 
 TASKS = ("cifar10-resnet18", "cifar10-vgg11", "cifar10-resnet20", "fashion-cnn", "mnist-mlp100")
 
@@ -61,7 +61,7 @@ def measure(name: str, device: str, rounds: int, batch_size: int, epoch: bool) -
     scale = task.scales["paper"]
     scale = replace(scale, batch_size=min(batch_size, scale.batch_size))
     data = made_up(scale.data, device)
-    scale = scale.sized(len(data))
+    scale = scale.sized(steps_an_epoch(data, scale))
     model = place(task.model(scale), device)
     config = Config(task=name, optimizer="nero", hyperparameters={"lr": 0.01}, seed=0)
     optimizer = config.build_optimizer(model)

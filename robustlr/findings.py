@@ -18,12 +18,12 @@ OneOrMore = Annotated[
 class Arm(Frozen):
     """One side of a finding: optimizers of the study, under the given conditions.
 
-    ``setting`` is the best of the design's settings, or the one out of the box.
+    ``setting`` is the best of the design's settings, the one in the middle, or the one out of the box.
     """
 
     optimizer: OneOrMore
     conditions: dict[str, Value] = Field(default_factory=dict)
-    setting: Literal["tuned", "default"] = "tuned"
+    setting: Literal["tuned", "median", "default"] = "tuned"
 
 
 class Finding(Frozen):

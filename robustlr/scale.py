@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from robustlr.errors import UserError
 from robustlr.schedule import ScheduleName, lr_factor
@@ -34,9 +34,11 @@ class Scale:
         data: the data set, by its name in ``tasks/data``.
         augmentation: how training examples are changed, by names in ``tasks/data``.
         label_smoothing: the share of a target spread over all classes.
+        gradient_clip: the norm over all parameters that gradients are scaled down to; 0: none.
         gain_penalty: the coefficient of the pull of normalisation gains toward one.
         options: what the task's model and data are built with, by names of their arguments. Those
             that are one number, text, or true or false can be conditions.
+        part: the part of the data that the tuning metric is measured on.
         metric: the scale's own metric, where it has another than its task.
         worst: the scale's own worst value, likewise.
     """
@@ -52,19 +54,18 @@ class Scale:
     data: str = ""
     augmentation: tuple[str, ...] = ()
     label_smoothing: float = 0.0
+    gradient_clip: float = 0.0
     gain_penalty: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    part: Literal["validation", "train"] = "validation"
     metric: str = ""
     worst: float | None = None
 
-    def sized(self, examples: int) -> "Scale":
-        """Return the scale with its number of steps on that many training examples.
-
-        Batches run on from one epoch into the next, so that each has its full size.
-        """
+    def sized(self, steps_an_epoch: float) -> "Scale":
+        """Return the scale with its number of steps, where it has a number of epochs instead."""
         if not self.epochs:
             return self
-        return replace(self, steps=max(1, round(self.epochs * examples / self.batch_size)))
+        return replace(self, steps=max(1, round(self.epochs * steps_an_epoch)))
 
     def lr_factor(self, step: int) -> float:
         """Return the factor on the learning rate at ``step`` (0-based) of a sized scale."""
@@ -75,6 +76,7 @@ class Scale:
             schedule=self.schedule,
             milestones=self.milestones,
             factor=self.factor,
+            epochs=self.epochs,
         )
 
 

@@ -10,7 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    runtime_checkable,
+)
 
 from robustlr.errors import UserError, unknown
 from robustlr.scale import CONDITIONS, Scale, condition, option
@@ -59,11 +69,17 @@ class Config:
     scale: str = "small"
     conditions: Mapping[str, Value] = field(default_factory=dict)
 
-    def build_optimizer(self, model: "torch.nn.Module") -> "torch.optim.Optimizer":
-        """Return the trial's optimizer for ``model``."""
+    def build_optimizer(
+        self, model: "torch.nn.Module", gradient_clip: float = 0.0
+    ) -> "torch.optim.Optimizer":
+        """Return the trial's optimizer for ``model``.
+
+        It clips gradients to a norm of ``gradient_clip`` unless the hyperparameters say another.
+        """
         from robustlr.registry import load_optimizer
 
-        return load_optimizer(self.optimizer).build(model, self.hyperparameters)
+        hyperparameters = {"gradient_clip": gradient_clip, **self.hyperparameters}
+        return load_optimizer(self.optimizer).build(model, hyperparameters)
 
 
 class Seeds(NamedTuple):
@@ -221,16 +237,18 @@ class SupervisedTask(Task):
 
     ``model(scale)`` returns a model with fresh weights drawn from torch's global generator.
     ``data(scale, device)`` returns the three splits. ``loss(model, batch, scale)`` is a scalar.
-    ``evaluate(model, split)`` returns the metric on a whole split. ``augment(batch, scale,
-    generator)`` changes a training batch. A run has diverged if its training loss is not finite at
-    any step or ends above ``loss_bound(scale)``.
+    ``evaluate(model, part, scale)`` returns the metric on a whole part. ``augment(batch, scale,
+    generator)`` changes a training batch. ``samples(model, part)`` is a text that shows what the
+    trained model does on some of the test part. A run has diverged if its training loss is not
+    finite at any step or ends above ``loss_bound(scale)``.
     """
 
     model: Callable[[Scale], "torch.nn.Module"]
-    data: Callable[[Scale, str], "Splits"]
+    data: Callable[[Scale, str], "Splits[Any]"]
     loss: Callable[["torch.nn.Module", "Batch", Scale], "torch.Tensor"]
-    evaluate: Callable[["torch.nn.Module", "Part"], float]
+    evaluate: Callable[["torch.nn.Module", Any, Scale], float]
     augment: Callable[["Batch", Scale, "torch.Generator"], "Batch"] | None = None
+    samples: Callable[["torch.nn.Module", Any], str] | None = None
     loss_bound: Callable[[Scale], float]
 
     def run(
@@ -280,15 +298,30 @@ def build_checked(build: Callable[[Scale], Built], scale: Scale) -> Built:
 class Part(Protocol):
     """One part of a data set, resident on a device or read as it is needed."""
 
-    @property
-    def targets(self) -> "torch.Tensor":
-        """All targets, with the examples along dimension 0."""
-
     def __len__(self) -> int:
         """Return the number of examples."""
 
     def take(self, index: "torch.Tensor", seed: int | None = None) -> "Batch":
         """Return the examples at ``index``; ``seed`` draws what chance decides as they are read."""
+
+
+class LabelledPart(Part, Protocol):
+    """A part that knows all its targets."""
+
+    @property
+    def targets(self) -> "torch.Tensor":
+        """All targets, with the examples along dimension 0."""
+
+
+@runtime_checkable
+class GroupedPart(Part, Protocol):
+    """A part that says which of its examples make a batch, such as sentences of like length."""
+
+    def groups(self, batch_size: int, seed: int) -> "list[torch.Tensor]":
+        """Return the examples of each batch of an epoch; ``seed`` draws them, but not their number."""
+
+
+AnyPart = TypeVar("AnyPart", bound=Part, covariant=True)
 
 
 class Batch(NamedTuple):
@@ -305,9 +338,9 @@ class Batch(NamedTuple):
         return Batch(self.inputs[index], self.targets[index])
 
 
-class Splits(NamedTuple):
+class Splits(NamedTuple, Generic[AnyPart]):
     """The three parts of a data set; ``test`` is never used for tuning."""
 
-    train: Part
-    validation: Part
-    test: Part
+    train: AnyPart
+    validation: AnyPart
+    test: AnyPart

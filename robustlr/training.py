@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,16 @@ from torch import Tensor
 from robustlr.checkpoint import Run
 from robustlr.optim.layers import gain_penalty
 from robustlr.scale import Scale
-from robustlr.task import Batch, Config, Outcome, Part, Report, Seeds, SupervisedTask
+from robustlr.task import (
+    Batch,
+    Config,
+    GroupedPart,
+    Outcome,
+    Part,
+    Report,
+    Seeds,
+    SupervisedTask,
+)
 
 COMPILE_STEPS = 2000
 """From this many steps on a GPU the time that compiling takes is won back."""
@@ -35,12 +46,13 @@ def train(
     seeds = Seeds.of(config.seed)
     task, scale = task.at(config.scale), task.scale_of(config)
     data = task.data(scale, device)
-    scale = scale.sized(len(data.train))
+    scale = scale.sized(steps_an_epoch(data.train, scale))
+    tuned_on = getattr(data, scale.part)
     torch.manual_seed(seeds.initialisation)
     model = place(task.model(scale), device)
     # Before the optimizer is made: Nero and the rotational variants change weights at construction.
-    initial = _evaluate(task, model, data.validation)
-    optimizer = config.build_optimizer(model)
+    initial = _evaluate(task, model, tuned_on, scale)
+    optimizer = config.build_optimizer(model, scale.gradient_clip)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale.lr_factor)
     losses = Losses(device)
     torch.manual_seed(seeds.noise)
@@ -59,9 +71,11 @@ def train(
             if losses.diverged(task.loss_bound(scale) if step == scale.steps else None):
                 run.report(step, task.worst)
                 return task.diverged(initial=initial, steps=step)
-            run.report(step, task.capped(_evaluate(task, model, data.validation)))
+            run.report(step, task.capped(_evaluate(task, model, tuned_on, scale)))
         run.save_if_due(step)
-    test_value = task.capped(_evaluate(task, model, data.test))
+    test_value = task.capped(_evaluate(task, model, data.test, scale))
+    if task.samples is not None:
+        run.write("samples.txt", partial(_write_samples, task, model, data.test))
     return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
 
 
@@ -166,11 +180,22 @@ def batches(data: Part, scale: Scale, seed: int, first: int = 0) -> Iterator[Bat
             yield batch
 
 
+def steps_an_epoch(data: Part, scale: Scale) -> float:
+    """Return the number of training steps in which each example is seen once."""
+    if isinstance(data, GroupedPart):
+        return len(data.groups(scale.batch_size, seed=0))
+    return len(data) / scale.batch_size
+
+
 def _order(data: Part, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
     """Yield the examples of every step after ``first``, ``[batch_size]``, on the data's device.
 
-    The examples are shuffled anew for every epoch; a batch can span two.
+    The examples are shuffled anew for every epoch; a batch can span two, so that each has its full
+    size, unless the data says what makes a batch.
     """
+    if isinstance(data, GroupedPart):
+        yield from _grouped_order(data, scale, seed, first)
+        return
     epoch, skipped = divmod(first * scale.batch_size, len(data))
     waiting = _shuffled(data, seed, epoch)[skipped:]
     for _ in range(first, scale.steps):
@@ -179,6 +204,15 @@ def _order(data: Part, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
             waiting = torch.cat([waiting, _shuffled(data, seed, epoch)])
         yield waiting[: scale.batch_size]
         waiting = waiting[scale.batch_size :]
+
+
+def _grouped_order(data: GroupedPart, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
+    """Yield the examples of every step after ``first``, ``[n]``, in the data's own batches."""
+    length = int(steps_an_epoch(data, scale))
+    for epoch in range(first // length, math.ceil(scale.steps / length)):
+        groups = data.groups(scale.batch_size, _mixed(seed, epoch))
+        start = epoch * length
+        yield from groups[max(0, first - start) : scale.steps - start]
 
 
 def _shuffled(data: Part, seed: int, epoch: int) -> Tensor:
@@ -196,10 +230,22 @@ def _mixed(seed: int, number: int) -> int:
     return int(SeedSequence((seed, number)).generate_state(1)[0])
 
 
-@torch.no_grad()
-def _evaluate(task: SupervisedTask, model: torch.nn.Module, split: Part) -> float:
+def _evaluate(task: SupervisedTask, model: torch.nn.Module, part: Part, scale: Scale) -> float:
+    with _evaluating(model):
+        return task.evaluate(model, part, scale)
+
+
+def _write_samples(task: SupervisedTask, model: torch.nn.Module, part: Part, file: Path) -> None:
+    assert task.samples is not None
+    with _evaluating(model):
+        file.write_text(task.samples(model, part), encoding="utf-8")
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Have the model in evaluation mode, without gradients."""
     training = model.training
     model.eval()
-    value = task.evaluate(model, split)
+    with torch.no_grad():
+        yield
     model.train(training)
-    return value

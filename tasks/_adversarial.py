@@ -14,18 +14,29 @@ from torchvision.utils import make_grid, save_image
 from robustlr.checkpoint import Run, Stateful
 from robustlr.errors import UserError
 from robustlr.scale import Scale
-from robustlr.task import Batch, Config, Outcome, Part, Report, Seeds
+from robustlr.task import Batch, Config, LabelledPart, Outcome, Part, Report, Seeds
 from robustlr.tasks._classification import load
 from robustlr.tasks.data import images
 from robustlr.tasks.data.augment import augment
 from robustlr.tasks.models.frechet import FrechetDistance, extractor
 from robustlr.tasks.models.gan import Discriminator, Generator
-from robustlr.training import Losses, autocast, batches, compiled, descend, place
+from robustlr.training import (
+    Losses,
+    autocast,
+    batches,
+    compiled,
+    descend,
+    place,
+    steps_an_epoch,
+)
 
 if TYPE_CHECKING:
     from robustlr.tasks.cgan import GanTask
 
 GENERATED_BATCH = 250
+JUDGED_IMAGES = 10_000
+"""How many images of a part at most are compared with generated ones, as in the papers."""
+
 GRID_ROWS = 8
 GRID_PIXELS = 320
 """How wide a picture of samples should be, in pixels."""
@@ -64,16 +75,17 @@ def train(
     seeds = Seeds.of(config.seed)
     task, scale = task.at(config.scale), task.scale_of(config)
     data = load(scale, device)
-    scale = scale.sized(len(data.train))
+    scale = scale.sized(steps_an_epoch(data.train, scale))
     torch.manual_seed(seeds.initialisation)
     players = networks(scale)
     for player in players:
         place(player, device)
     generate = partial(_images, players.generator, seed=seeds.noise)
-    measure = {part: _distance(scale, device, part) for part in ("validation", "test")}
+    measure = {part: _distance(scale, device, part) for part in {scale.part, "test"}}
+    labels = {part: _labels(getattr(data, part)) for part in measure}
     # Before the optimizers are made: Nero and the rotational variants change weights then.
-    initial = measure["validation"](generate(data.validation.targets))
-    optimizers = [config.build_optimizer(player) for player in players]
+    initial = measure[scale.part](generate(labels[scale.part]))
+    optimizers = [config.build_optimizer(player, scale.gradient_clip) for player in players]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, scale.lr_factor) for o in optimizers]
     losses = Losses(device)
     torch.manual_seed(seeds.noise)
@@ -93,10 +105,10 @@ def train(
                 run.report(step, task.worst)
                 return task.diverged(initial=initial, steps=step)
             run.write("samples.png", partial(_save_samples, generate, classes))
-            distance = measure["validation"](generate(data.validation.targets))
+            distance = measure[scale.part](generate(labels[scale.part]))
             run.report(step, task.capped(distance))
         run.save_if_due(step)
-    test_value = task.capped(measure["test"](generate(data.test.targets)))
+    test_value = task.capped(measure["test"](generate(labels["test"])))
     return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
 
 
@@ -141,9 +153,13 @@ def _distance_from(metric: str, name: str, size: int, device: str, part: str) ->
     """Look at the real images once per process."""
     data = images.load(name, size=size or None, device=device)
     real: Part = getattr(data, part)
-    everything = torch.arange(len(real), device=real.targets.device)
     network = extractor(metric, data, images.DATA_SETS[name].classes)
-    return FrechetDistance(real.take(everything).inputs, network)
+    return FrechetDistance(real.take(torch.arange(min(len(real), JUDGED_IMAGES))).inputs, network)
+
+
+def _labels(part: LabelledPart) -> Tensor:
+    """Return the labels that images are generated for: those of the images they are judged by."""
+    return part.targets[:JUDGED_IMAGES]
 
 
 @torch.no_grad()

@@ -1,17 +1,20 @@
-"""What the image classification tasks share: data by name, a loss, an error, and augmentation."""
+"""What the image classification tasks share: data by name, a loss, a metric, and augmentation."""
 
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from robustlr.scale import CONDITIONS, Scale
-from robustlr.task import Batch, Part, Splits, SupervisedTask
+from robustlr.task import Batch, LabelledPart, Part, Splits, SupervisedTask
 
 if TYPE_CHECKING:
     import torch
 
 EVALUATION_PIXELS = 2**20
 """Pixels evaluated at once, in each channel: 1,024 images of CIFAR, 20 of ImageNet."""
+
+TRAINING_LOSS = "training loss"
+"""The metric of scales that ask how well the training data is fitted."""
 
 Build = Callable[..., "torch.nn.Module"]
 """Called as ``build(channels, classes, size=…, **options)`` with the facts of the scale's data."""
@@ -48,13 +51,13 @@ def classification(*, build: Build, classes: int, **facts: Any) -> SupervisedTas
         model=_model(build),
         data=load,
         loss=_loss,
-        evaluate=_error,
+        evaluate=_evaluate,
         augment=_augment,
         **facts,
     )
 
 
-def load(scale: Scale, device: str) -> Splits:
+def load(scale: Scale, device: str) -> Splits[LabelledPart]:
     """Return the scale's data set, in the size that its options name."""
     from robustlr.tasks.data.images import load
 
@@ -83,18 +86,20 @@ def _loss(model: "torch.nn.Module", batch: Batch, scale: Scale) -> "torch.Tensor
     return cross_entropy(outputs, batch.targets, label_smoothing=scale.label_smoothing)
 
 
-def _error(model: "torch.nn.Module", split: Part) -> float:
-    """Return the share of a part's images that are classified wrongly."""
+def _evaluate(model: "torch.nn.Module", part: Part, scale: Scale) -> float:
+    """Return the share of a part's images that are classified wrongly, or their mean loss."""
     import torch
 
-    wrong = torch.zeros((), dtype=torch.int64, device=split.targets.device)
-    everything = torch.arange(len(split), device=wrong.device)
-    at_once = max(1, EVALUATION_PIXELS // split.take(everything[:1]).inputs[0, 0].numel())
+    total = 0.0
+    everything = torch.arange(len(part))
+    at_once = max(1, EVALUATION_PIXELS // part.take(everything[:1]).inputs[0, 0].numel())
     for index in torch.split(everything, at_once):
-        batch = split.take(index)
-        wrong = wrong.to(batch.targets.device)
-        wrong += (model(batch.inputs).argmax(dim=-1) != batch.targets).sum()
-    return float(wrong) / len(split)
+        batch = part.take(index)
+        if scale.metric == TRAINING_LOSS:
+            total += float(_loss(model, batch, scale)) * len(batch)
+        else:
+            total += float((model(batch.inputs).argmax(dim=-1) != batch.targets).sum())
+    return total / len(part)
 
 
 def _loss_bound(scale: Scale) -> float:

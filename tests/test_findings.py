@@ -72,6 +72,17 @@ def test_settings_and_conditions_select_the_trials() -> None:
     assert row["difference"] == pytest.approx(0.05, abs=0.01)  # _trials' price of no warmup
 
 
+def test_the_setting_in_the_middle_stands_for_the_range() -> None:
+    row = _judged(
+        _trials({"flat": (0.5, 0.2, 0.3, 0.3), "steep": (0.9, 0.1, 0.8, 0.8)}),
+        better={"optimizer": "flat", "setting": "median"},
+        than={"optimizer": "steep", "setting": "median"},
+    )
+    assert (row["better"], row["verdict"]) == ("flat, median", "yes")
+    assert row["better_value"] == pytest.approx(0.3, abs=0.03)
+    assert row["than_value"] == pytest.approx(0.8, abs=0.03)
+
+
 def test_a_margin_is_a_share_of_what_there_is_to_gain() -> None:
     for margin, verdict in ((0.2, "no"), (0.3, "yes")):
         worse, better = {"optimizer": "steep"}, {"optimizer": "flat"}

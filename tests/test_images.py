@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from robustlr.errors import UserError
-from robustlr.task import Batch, Part, Splits
+from robustlr.task import Batch, LabelledPart, Part, Splits
 from robustlr.tasks.data import folder, images, published
 from robustlr.tasks.data.images import DATA_SETS, load
 from tests.helpers import ROOT
@@ -221,7 +221,7 @@ def _resident(part: Part) -> Batch:
     return part
 
 
-def _check(name: str, splits: Splits) -> None:
+def _check(name: str, splits: Splits[LabelledPart]) -> None:
     """Every image is in one part, once, with its label; test images are in the published order."""
     facts = DATA_SETS[name]
     shape = (facts.channels, facts.size, facts.size)

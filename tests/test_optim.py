@@ -29,6 +29,7 @@ from robustlr.optim.neurons import (
     whole,
 )
 from robustlr.registry import load_optimizer, load_task, optimizers
+from robustlr.space import Value
 from robustlr.task import Config
 
 DECAYED = {"weight_decay": 0.1}
@@ -848,3 +849,45 @@ def test_any_class_is_an_optimizer() -> None:
 def test_unknown_optimizers_name_the_nearest() -> None:
     with pytest.raises(UserError, match='no optimizer is named "rvadamw"; did you mean "rv-adamw"'):
         load_optimizer("rvadamw")
+
+
+@pytest.mark.parametrize("name", sorted(optimizers()))
+def test_gradients_are_clipped_together_to_the_given_norm(name: str) -> None:
+    norms = []
+    for clip in (0.0, 0.25, 1e9):
+        model = _model()
+        optimizer = load_optimizer(name).build(model, {"gradient_clip": clip})
+        torch.manual_seed(0)
+        model(torch.rand(4, 1, 4, 4)).square().sum().mul(100).backward()
+        optimizer.step()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+    assert norms[1] == pytest.approx(0.25, rel=1e-4)
+    assert norms[0] == pytest.approx(norms[2])
+    assert norms[0] > 1
+
+
+def test_the_protocol_clips_unless_the_setting_says_another_norm() -> None:
+    def norm(protocol: float, **hyperparameters: Value) -> float:
+        model = _model()
+        config = Config(task="t", optimizer="sgd", hyperparameters=hyperparameters, seed=0)
+        optimizer = config.build_optimizer(model, protocol)
+        model(torch.rand(4, 1, 4, 4)).square().sum().mul(100).backward()
+        optimizer.step()
+        return float(
+            nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        )
+
+    assert norm(0.5) == pytest.approx(0.5, rel=1e-4)
+    assert norm(0.5, gradient_clip=0.25) == pytest.approx(0.25, rel=1e-4)
+    assert norm(0.5, gradient_clip=0.0) > 1
+
+
+def test_weight_decay_can_be_given_by_its_product_with_the_learning_rate() -> None:
+    entry = load_optimizer("adamw")
+    for lr in (0.001, 0.1):
+        optimizer = entry.build(_model(), {"lr": lr, "lr_times_weight_decay": 0.0025})
+        assert optimizer.param_groups[0]["weight_decay"] * lr == pytest.approx(0.0025)
+    both = {"weight_decay": 0.1, "lr_times_weight_decay": 0.1}
+    assert "not both" in str(entry.refuses(both))
+    assert "lr_times_weight_decay" not in load_optimizer("nero").arguments

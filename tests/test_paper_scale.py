@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustlr.registry import load_task, tasks
-from robustlr.task import Batch, Config, Splits, SupervisedTask
+from robustlr.task import Batch, Config, LabelledPart, Splits, SupervisedTask
 from robustlr.tasks import _adversarial
 from robustlr.tasks.cgan import GanTask
 from robustlr.tasks.data import images
@@ -39,7 +39,7 @@ def _paper_tasks() -> list[str]:
     return [name for name, task in tasks().items() if "paper" in task.scales]
 
 
-def _made_up(name: str) -> Splits:
+def _made_up(name: str) -> Splits[LabelledPart]:
     """Return a few images of the data set's shape; the loaders of real files have their own tests."""
     facts = DATA_SETS[name]
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def _made_up(name: str) -> Splits:
 
 @pytest.fixture
 def made_up_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def load(name: str, *, size: int | None = None, device: str = "cpu") -> Splits:
+    def load(name: str, *, size: int | None = None, device: str = "cpu") -> Splits[LabelledPart]:
         return _made_up(name)
 
     monkeypatch.setattr(images, "load", load)
@@ -132,7 +132,7 @@ def test_the_learning_rate_follows_the_published_schedule(
 ) -> None:
     scale = load_task(name).scales["paper"]
     examples = DATA_SETS[scale.data].train
-    sized = scale.sized(examples)
+    sized = scale.sized(examples / scale.batch_size)
     step = round(epoch / scale.epochs * sized.steps)
     assert sized.lr_factor(step) == pytest.approx(factor, rel=0.01)
 

@@ -185,8 +185,8 @@ def test_parts_that_are_read_give_the_same_batches_and_a_seed_for_each(first: in
 
 
 def test_epochs_decide_the_number_of_steps() -> None:
-    assert Scale(epochs=3, batch_size=100).sized(250).steps == 8
-    assert Scale(steps=5, batch_size=100).sized(250).steps == 5
+    assert Scale(epochs=3, batch_size=100).sized(2.5).steps == 8
+    assert Scale(steps=5, batch_size=100).sized(2.5).steps == 5
 
 
 def test_equal_seeds_give_every_optimizer_the_same_start_and_batches() -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,11 @@ class Entry:
 
     ``default`` is the out-of-the-box setting, ``default_source`` says who chose it, ``space`` is
     searched when a study names no values, and ``options`` are constructor arguments that never
-    vary. ``beta1`` and ``beta2`` stand for the two numbers of a ``betas`` argument.
+    vary. ``beta1`` and ``beta2`` stand for the two numbers of a ``betas`` argument. Every optimizer
+    has the hyperparameter ``gradient_clip`` too: gradients are scaled down together before a step
+    if their norm over all parameters is above it (0: never). One with weight decay can be given
+    ``lr_times_weight_decay`` instead, what sets the rotation of weights in equilibrium (Rotational
+    Equilibrium, Table 1).
     """
 
     optimizer: Callable[..., optim.Optimizer]
@@ -36,7 +41,7 @@ class Entry:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The constructor's hyperparameters with their defaults (None where it has no default)."""
+        """All hyperparameters with the constructor's defaults (None where it has no default)."""
         found: dict[str, Any] = {}
         for name, parameter in list(inspect.signature(self.optimizer).parameters.items())[1:]:
             if name in _SWITCHES or parameter.kind is parameter.VAR_KEYWORD:
@@ -46,17 +51,32 @@ class Entry:
                 found |= dict(zip(("beta1", "beta2"), default or (None, None), strict=True))
             else:
                 found[name] = default
-        return found
+        if "weight_decay" in found:
+            found["lr_times_weight_decay"] = None
+        return found | {"gradient_clip": 0.0}
 
     def build(self, model: nn.Module, hyperparameters: Mapping[str, Value]) -> optim.Optimizer:
-        """Return the optimizer of ``model``; weight decay acts on weights with a fan-in only."""
+        """Return the optimizer of ``model``; weight decay acts on weights with a fan-in only.
+
+        Raises:
+            ValueError: both the weight decay and its product with the learning rate are given.
+        """
         arguments: dict[str, Any] = {**self.default, **hyperparameters}
+        gradient_clip = float(arguments.pop("gradient_clip", 0.0))
+        if "lr_times_weight_decay" in arguments:
+            if "weight_decay" in hyperparameters:
+                raise ValueError("give weight_decay or lr_times_weight_decay, not both")
+            lr = arguments.get("lr", self.arguments["lr"])
+            arguments["weight_decay"] = arguments.pop("lr_times_weight_decay") / lr
         if "beta1" in arguments or "beta2" in arguments:
             known = self.arguments
             betas = [arguments.pop(name, known[name]) for name in ("beta1", "beta2")]
             arguments["betas"] = (float(betas[0]), float(betas[1]))
         groups = parameter_groups(model, decay="weight_decay" in self.arguments)
-        return self.optimizer(groups, **arguments, **self.options)
+        optimizer = self.optimizer(groups, **arguments, **self.options)
+        if gradient_clip:
+            optimizer.register_step_pre_hook(partial(_clip, gradient_clip))
+        return optimizer
 
     def refuses(self, hyperparameters: Mapping[str, Value]) -> str | None:
         """Return why a setting cannot be used, from one step on a small matrix, or None."""
@@ -68,6 +88,11 @@ class Entry:
         except Exception as error:  # whatever a class raises, its user can mend it
             return " ".join(f"{type(error).__name__}: {error}".split())
         return None
+
+
+def _clip(norm: float, optimizer: optim.Optimizer, *_: Any) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, norm)
 
 
 def entry_of_class(optimizer: Callable[..., optim.Optimizer], name: str) -> Entry:

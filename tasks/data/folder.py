@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustlr.errors import UnavailableError
-from robustlr.task import Batch, Splits
+from robustlr.task import Batch, LabelledPart, Splits
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 """Files of a class folder that end otherwise are no images of the data set."""
@@ -81,7 +81,7 @@ class ImageFolderPart:
         return Batch(inputs, self.targets[index.to(device)])
 
 
-def image_folder(root: Path, *, size: int = 224, device: str = "cpu") -> Splits:
+def image_folder(root: Path, *, size: int = 224, device: str = "cpu") -> Splits[LabelledPart]:
     """Return the parts of an image folder as ``ImageFolderPart``s; ``test`` is its ``val``.
 
     Validation is a tenth of each class of ``train`` but 50 images at most, picked by a fixed seed.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from robustlr.errors import unknown
-from robustlr.task import Batch, Splits
+from robustlr.task import Batch, LabelledPart, Splits
 from robustlr.tasks.data.folder import image_folder
 from robustlr.tasks.data.published import data_folder, read_cifar, read_mnist
 
@@ -105,7 +105,7 @@ DATA_SETS: Mapping[str, DataSet] = {
 }
 
 
-def load(name: str, *, size: int | None = None, device: str = "cpu") -> Splits:
+def load(name: str, *, size: int | None = None, device: str = "cpu") -> Splits[LabelledPart]:
     """Return a data set: inputs uint8 ``[n, c, size, size]``, targets int64 ``[n]``.
 
     The three parts are on ``device`` and are read once per process; those of ImageNet are
@@ -123,7 +123,7 @@ def load(name: str, *, size: int | None = None, device: str = "cpu") -> Splits:
 
 
 @cache
-def _load(name: str, size: int, device: str) -> Splits:
+def _load(name: str, size: int, device: str) -> Splits[LabelledPart]:
     if name == "imagenet":
         root = os.environ.get("ROBUSTLR_IMAGENET")
         folder = Path(root).expanduser() if root else data_folder() / "imagenet"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustlr.errors import UnavailableError, unknown
-from robustlr.task import Splits
+from robustlr.task import LabelledPart, Splits
 from robustlr.tasks.data.published import data_folder
 
 METRICS = ("fid", "fid_minmax", "frechet_small")
@@ -101,7 +101,7 @@ class FrechetDistance:
         return Gaussian.fit(torch.cat(features))
 
 
-def extractor(metric: str, data: Splits, classes: int) -> nn.Module:
+def extractor(metric: str, data: Splits[LabelledPart], classes: int) -> nn.Module:
     """Return the network that makes a metric's features; only ``frechet_small`` looks at the data.
 
     Raises:
@@ -217,7 +217,7 @@ class _Recipe(NamedTuple):
     seed: int = 0
 
 
-def small_classifier(data: Splits, classes: int) -> SmallClassifier:
+def small_classifier(data: Splits[LabelledPart], classes: int) -> SmallClassifier:
     """Return the extractor of ``frechet_small``: a classifier trained on the data's training part.
 
     Images are square, uint8 ``[n, c, size, size]``; targets are below ``classes``. It is trained
