@@ -147,7 +147,7 @@ def _files(name: str) -> list[Path]:
     if name == "fashion-mnist" and _exist(packaged):
         return packaged  # Debian compressed them anew: torchvision's checksums do not hold
     try:
-        with _lock(data_folder() / f"{name}.lock"):
+        with lock(data_folder() / f"{name}.lock"):
             for archive in archives:
                 if not _exist(archive.unpacked):  # another process may have got it by now
                     failure = _download(archive)
@@ -167,7 +167,7 @@ def _exist(paths: list[Path]) -> bool:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, once no other process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

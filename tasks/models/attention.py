@@ -1,0 +1,171 @@
+"""What the transformers share: attention, sinusoid positions and the post-norm layer."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from robustlr.errors import UserError
+
+
+class Attention(nn.Module):
+    """Lets each token attend to others, in several heads (Vaswani et al., 2017).
+
+    Queries, keys and values are three linear maps, or one map three times as wide (``packed``),
+    which is then one tensor to the optimizer, as in ``nn.MultiheadAttention`` and GPT2. They have
+    torch's initialisation of linear layers; models that want another redraw them.
+
+    Raises:
+        UserError: the heads do not share the width evenly.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        packed: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(f"heads {heads} must divide width {width}.")
+        self.heads = heads
+        self.dropout = dropout
+        widths = [3 * width] if packed else [width] * 3
+        self.inputs = nn.ModuleList(nn.Linear(width, outputs, bias=bias) for outputs in widths)
+        self.output = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self,
+        queries: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Return what each token of ``queries`` gathers, ``[b, t, width]``.
+
+        Args:
+            queries: the tokens that attend ``[b, t, width]``.
+            memory: the tokens attended to ``[b, s, width]``: ``queries`` themselves, if none; packed
+                maps know no others.
+            mask: which of the tokens attended to are real ``[b, s]``: padding is not seen.
+            causal: whether a token sees none after it; not together with a mask.
+        """
+        if len(self.inputs) == 1:
+            projected = self.inputs[0](queries).chunk(3, dim=-1)
+        else:
+            memory = queries if memory is None else memory
+            projected = [
+                linear(tokens)
+                for linear, tokens in zip(self.inputs, (queries, memory, memory), strict=True)
+            ]
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
+        gathered = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if mask is None else mask[:, None, None, :],  # over heads and queries
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )  # [b, heads, t, width / heads]
+        outputs: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
+        return outputs
+
+
+class PostNormLayer(nn.Module):
+    """A layer of the first transformer: each part's output is added to its input, then normalised.
+
+    Its parts are self-attention, attention to a memory if the layer is a decoder's, and a ReLU
+    perceptron. Without normalisation (``nn.Identity``) it is the layer of Learning by Turning's
+    language model.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        attention: Callable[[], Attention],
+        norm: Callable[[int], nn.Module],
+        dropout: float,
+        hidden_dropout: float = 0.0,
+        decoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attention = attention()
+        self.memory_attention = attention() if decoder else None
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.ReLU(),
+            nn.Dropout(hidden_dropout),
+            nn.Linear(hidden, width),
+        )
+        self.norms = nn.ModuleList(norm(width) for _ in range(3 if decoder else 2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Return the next representation of tokens ``[b, t, width]``.
+
+        Args:
+            inputs: the tokens ``[b, t, width]``.
+            memory: what a decoder's layer attends to besides ``[b, s, width]``.
+            mask: which tokens of the memory, or of ``inputs`` if there is none, are real.
+            causal: whether tokens see only those before them among ``inputs``.
+        """
+        own_mask = mask if self.memory_attention is None else None
+        gathered = self.attention(inputs, mask=own_mask, causal=causal)
+        tokens: Tensor = self.norms[0](inputs + self.dropout(gathered))
+        if self.memory_attention is not None:
+            gathered = self.memory_attention(tokens, memory, mask=mask)
+            tokens = self.norms[1](tokens + self.dropout(gathered))
+        outputs: Tensor = self.norms[-1](tokens + self.dropout(self.feed_forward(tokens)))
+        return outputs
+
+
+class PositionedEmbedding(nn.Module):
+    """Embeds tokens, multiplies by ``scale``, adds sinusoid positions, and drops out."""
+
+    positions: Tensor
+
+    def __init__(
+        self, vocabulary: int, longest: int, width: int, *, dropout: float, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("positions", sinusoids(longest, width), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embedding ``[b, t, width]`` of ``tokens`` ``[b, t]``, ``t`` ≤ ``longest``."""
+        embedded = self.scale * self.tokens(tokens) + self.positions[: tokens.shape[1]]
+        outputs: Tensor = self.dropout(embedded)
+        return outputs
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Return the positions of Vaswani et al. (2017), ``[length, width]``.
+
+    Even columns are sines and odd ones cosines, a pair of each frequency: from 1 down to nearly
+    1/10,000.
+
+    >>> sinusoids(2, 4)
+    tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+            [0.8415, 0.5403, 0.0100, 0.9999]])
+    """
+    column = torch.arange(width)
+    odd = column % 2
+    frequencies = 10_000.0 ** (-(column - odd) / width)
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.where(odd == 1, angles.cos(), angles.sin())
