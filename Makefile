@@ -1,5 +1,6 @@
 # make run    the quickstart study with two worker processes, ending in a report
 # make test   ruff, mypy, pytest
+# make test-system  what needs Debian packages: LibreOffice's help, downloaded into build/
 # make setup  the environment both share, in .venv (needs Python 3.11 or newer)
 
 PYTHON ?= python3
@@ -8,7 +9,9 @@ STUDY ?= quickstart
 OUT ?= report/$(STUDY)
 BIN = $(VENV)/bin
 
-.PHONY: setup run test clean
+HELP = build/libreoffice-help
+
+.PHONY: setup run test test-system clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +31,15 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-system: setup $(HELP)
+	ROBUSTLR_LOHELP=$(HELP)/usr/share/libreoffice/help $(BIN)/pytest tests/test_embedded_corpora.py
+
+$(HELP):
+	rm -rf $@.partial && mkdir -p $@.partial
+	cd $@.partial && apt-get download --quiet libreoffice-help-en-us libreoffice-help-de
+	for package in $@.partial/*.deb; do dpkg-deb -x $$package $@.partial || exit 1; done
+	mv $@.partial $@
 
 clean:
 	rm -rf $(VENV) build report robustlr-trials *.db *.db-shm *.db-wal

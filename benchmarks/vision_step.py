@@ -12,19 +12,14 @@ says), which makes data's share look no smaller. Prints a table and writes it to
 """
 
 import argparse
-import json
-import os
-import platform
-import random
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from timing import seconds, show, time_rounds, write
 
 from robustlr.registry import load_task
 from robustlr.scale import Scale
@@ -41,17 +36,6 @@ def made_up(name: str, device: str) -> Batch:
     shape = (facts.train, facts.channels, facts.size, facts.size)
     images = torch.randint(256, shape, dtype=torch.uint8, device=device)
     return Batch(images, torch.randint(facts.classes, (facts.train,), device=device))
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    """Return how long a call takes, the device's work included."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def measure(name: str, device: str, rounds: int, batch_size: int, epoch: bool) -> dict[str, Any]:
@@ -78,10 +62,7 @@ def measure(name: str, device: str, rounds: int, batch_size: int, epoch: bool) -
     for part in parts.values():  # compile, and fill caches
         part()
         part()
-    times: dict[str, list[float]] = {part: [] for part in parts}
-    for _ in range(rounds):
-        for part in random.sample(list(parts), len(parts)):
-            times[part].append(seconds(parts[part], device))
+    times = time_rounds(parts, device, rounds)
     median = {part: statistics.median(values) for part, values in times.items()}
     steps = round(len(data) / scale.batch_size)
     whole = median["both"] * steps
@@ -120,13 +101,8 @@ def main() -> None:
     for name in arguments.tasks:
         row = measure(name, device, arguments.rounds, arguments.batch_size, arguments.epoch)
         rows.append(row)
-        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
-    machine = torch.cuda.get_device_name() if device != "cpu" else platform.processor() or "cpu"
-    label = device if device != "cpu" else f"cpu-{os.cpu_count()}"
-    file = Path(__file__).parent / "results" / f"vision_step-{label}.json"
-    facts = {"machine": machine, "torch": torch.__version__, "python": platform.python_version()}
-    file.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
+        show(row)
+    write("vision_step", device, rows)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Scale:
 
     Attributes:
         batch_size: examples a step.
+        accumulated: in how many pieces, one after another, a step's gradient is computed.
         steps: optimizer steps; given ``epochs`` instead, they follow from the size of the data.
         epochs: passes over the training data.
         schedule: the learning rate over the steps; see ``schedule.py``.
@@ -44,6 +45,7 @@ class Scale:
     """
 
     batch_size: int
+    accumulated: int = 1
     steps: int = 0
     epochs: int = 0
     schedule: ScheduleName = "constant"

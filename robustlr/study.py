@@ -7,9 +7,9 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -164,8 +164,9 @@ class Cell:
 
     def protocol(self) -> dict[str, Any]:
         """Return the task's scale under the cell's conditions, by field, as JSON would hold it."""
-        protocol: dict[str, Any] = json.loads(json.dumps(asdict(self.scale())))
-        return protocol
+        scale = self.scale()
+        protocol = asdict(replace(scale, data=load_task(self.task).data_name(scale)))
+        return cast(dict[str, Any], json.loads(json.dumps(protocol)))
 
     def default_point(self) -> Point:
         """Return the out-of-the-box setting of the searched hyperparameters.

@@ -114,7 +114,7 @@ class Task(ABC):
 
     ``worst`` is what a diverged run is worth: the value of a model that learnt nothing.
     ``conditions`` are the fields of its scales that a study can vary without tuning them, beside
-    those in ``options``.
+    those in ``options`` that are not ``fixed``: they decide what the metric means.
     """
 
     name: str
@@ -124,6 +124,7 @@ class Task(ABC):
     worst: float
     scales: Mapping[str, Scale]
     conditions: tuple[str, ...] = CONDITIONS
+    fixed: tuple[str, ...] = ()
 
     @abstractmethod
     def run(
@@ -151,7 +152,7 @@ class Task(ABC):
     def condition_names(self) -> tuple[str, ...]:
         """What a study can vary without tuning it."""
         options = dict.fromkeys(name for scale in self.scales.values() for name in scale.options)
-        return (*self.conditions, *options)
+        return (*self.conditions, *(name for name in options if name not in self.fixed))
 
     def scale_of(self, config: Config) -> Scale:
         """Return the trial's scale with its conditions applied.
@@ -162,7 +163,7 @@ class Task(ABC):
         self.at(config.scale)
         scale = self.scales[config.scale]
         for name, value in config.conditions.items():
-            if name in scale.options:
+            if name in scale.options and name not in self.fixed:
                 options = {**scale.options, name: option(name, value, scale.options[name])}
                 scale = replace(scale, options=options)
             elif name in self.conditions:
@@ -170,6 +171,10 @@ class Task(ABC):
             else:
                 raise unknown(f"condition of {self.name}", name, self.condition_names)
         return scale
+
+    def data_name(self, scale: Scale) -> str:
+        """Return the name of a scale's data, with a version where it is not the same everywhere."""
+        return scale.data
 
     def check(self, scale: Scale) -> None:  # noqa: B027 — most tasks have nothing to add
         """Refuse what only the task knows to be wrong in a scale, before any trial runs.
@@ -239,7 +244,8 @@ class SupervisedTask(Task):
     ``data(scale, device)`` returns the three splits. ``loss(model, batch, scale)`` is a scalar.
     ``evaluate(model, part, scale)`` returns the metric on a whole part. ``augment(batch, scale,
     generator)`` changes a training batch. ``samples(model, part)`` is a text that shows what the
-    trained model does on some of the test part. A run has diverged if its training loss is not
+    trained model does on some of the test part. ``named(scale)`` is the scale's data with a version,
+    where another machine may have another. A run has diverged if its training loss is not
     finite at any step or ends above ``loss_bound(scale)``.
     """
 
@@ -249,6 +255,7 @@ class SupervisedTask(Task):
     evaluate: Callable[["torch.nn.Module", Any, Scale], float]
     augment: Callable[["Batch", Scale, "torch.Generator"], "Batch"] | None = None
     samples: Callable[["torch.nn.Module", Any], str] | None = None
+    named: Callable[[Scale], str] = lambda scale: scale.data
     loss_bound: Callable[[Scale], float]
 
     def run(
@@ -258,6 +265,10 @@ class SupervisedTask(Task):
         from robustlr.training import train
 
         return train(self, config, report, device, folder)
+
+    def data_name(self, scale: Scale) -> str:
+        """Return what ``named`` says."""
+        return self.named(scale)
 
     def check(self, scale: Scale) -> None:
         """Build the model once, if a condition changed how it is built or what pulls its gains.

@@ -87,13 +87,19 @@ def take_step(
     scale: Scale,
 ) -> Tensor:
     """Take one optimizer step on a batch; return its loss."""
-    device = batch.targets.device.type
-    with autocast(device):
-        loss = task.loss(model, batch, scale)
-        if scale.gain_penalty:
-            loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
-    descend(optimizer, loss)
-    return loss.detach()
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=batch.targets.device)
+    inputs, targets = (tensor.chunk(scale.accumulated) for tensor in batch)
+    for piece in map(Batch, inputs, targets):
+        with autocast(batch.targets.device.type):
+            loss = task.loss(model, piece, scale)
+            if scale.gain_penalty:
+                loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
+        loss = loss * (len(piece) / len(batch))
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    optimizer.step()
+    return total
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -24,6 +24,9 @@ EVALUATED_LOGITS = 2**27
 """How many outputs are held at once in an evaluation: half a gigabyte."""
 
 DECODED_TOGETHER = 256
+TOKENS_A_TOKEN, TOKENS_MORE = 1.2, 10
+"""How long a translation gets, by its source: fairseq's recipe for IWSLT. Untrained models never end."""
+
 SHOWN, JUDGED = 10, 200
 """Translations that a sample shows, and those that it counts."""
 
@@ -40,9 +43,11 @@ def language_model(*, build: Build, vocabulary: int, **facts: Any) -> Supervised
     return SupervisedTask(
         metric="validation perplexity",
         worst=vocabulary,
+        fixed=("tokens", "vocabulary"),
         loss_bound=_loss_bound,
         model=_model(build, "context", LANGUAGE_DATA),
         data=_load_text,
+        named=_named,
         loss=_next_token_loss,
         evaluate=_text_perplexity,
         **facts,
@@ -57,9 +62,11 @@ def translation(
         metric="validation BLEU" if bleu else "validation perplexity",
         direction="maximize" if bleu else "minimize",
         worst=0.0 if bleu else vocabulary,
+        fixed=("source", "target", "tokens", "vocabulary", "longest", "decoded"),
         loss_bound=_loss_bound,
         model=_model(build, "longest", (*PAIR_DATA, *PAIR_PROTOCOL)),
         data=_load_pairs,
+        named=_named,
         loss=_translation_loss,
         evaluate=_bleu if bleu else _pair_perplexity,
         samples=_samples,
@@ -80,6 +87,12 @@ def _model(build: Build, longest: str, others: tuple[str, ...]) -> Callable[[Sca
 def _loss_bound(scale: Scale) -> float:
     """Return twice the loss of a model that takes every token for equally likely."""
     return 2 * math.log(scale.options["vocabulary"])
+
+
+def _named(scale: Scale) -> str:
+    from robustlr.tasks.data.corpora import versioned
+
+    return versioned(scale.data)
 
 
 def _load_text(scale: Scale, device: str) -> Splits[Part]:
@@ -120,7 +133,7 @@ def _translation_loss(model: "torch.nn.Module", batch: Batch, scale: Scale) -> "
         return mean
     total = mean * (targets != PAD).sum()
     # The value stays the mean, which does not depend on the batch and can be held to a bound.
-    return total - (total - mean).detach()
+    return mean.detach() + (total - total.detach())
 
 
 def _text_perplexity(model: "torch.nn.Module", part: Part, scale: Scale) -> float:
@@ -192,7 +205,7 @@ def translations(
     for start in range(0, len(by_length), DECODED_TOGETHER):
         some = by_length[start : start + DECODED_TOGETHER]
         sources = part.take(torch.tensor(some)).inputs
-        longest = part.longest - 1
+        longest = min(part.longest, int(TOKENS_A_TOKEN * sources.shape[1]) + TOKENS_MORE)
         ids = (
             greedy(translator, sources, longest)
             if beams == 1

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def wikitext(vocabulary: int, context: int, **options: Any) -> "torch.nn.Module":
-    """Return the Wikitext-2 transformer; see ``models/language_model.py``."""
+def _wikitext(vocabulary: int, context: int, **options: Any) -> "torch.nn.Module":
     from robustlr.tasks.models.language_model import wikitext_transformer
 
     return wikitext_transformer(vocabulary, context, **options)
@@ -80,7 +79,7 @@ wikitext2_transformer = language_model(
     summary="A two-layer transformer without normalisation on Wikitext-2 (Learning by Turning).",
     vocabulary=33278,
     scales={"small": WIKITEXT2_SMALL, "paper": WIKITEXT2_PAPER},
-    build=wikitext,
+    build=_wikitext,
 )
 
 wikitext103_gpt2 = language_model(
@@ -91,7 +90,7 @@ wikitext103_gpt2 = language_model(
         "small": Scale(
             data="pydoc",
             options={**SMALL_GPT2, "dropout": 0.0},
-            steps=250,
+            steps=500,
             batch_size=16,
             schedule="one-cycle",
             warmup=0.02,
@@ -103,6 +102,7 @@ wikitext103_gpt2 = language_model(
             options={**_GPT2, "context": 512, "dropout": 0.2},
             steps=15_000,
             batch_size=165,
+            accumulated=3,
             schedule="one-cycle",
             warmup=0.02,
             evaluations=30,
@@ -119,7 +119,7 @@ openwebtext_gpt2 = language_model(
         "small": Scale(
             data="pydoc",
             options={**SMALL_GPT2, "dropout": 0.0},
-            steps=250,
+            steps=500,
             batch_size=16,
             schedule="cosine",
             warmup=0.05,
@@ -132,6 +132,7 @@ openwebtext_gpt2 = language_model(
             options={**_GPT2, "context": 1024, "dropout": 0.0},
             steps=5000,
             batch_size=480,
+            accumulated=40,
             schedule="cosine",
             warmup=0.05,
             gradient_clip=1.0,

@@ -6,7 +6,16 @@ import torch
 from torch import Generator, Tensor
 
 from robustlr.errors import UserError
-from robustlr.tasks.data.augment import AUGMENTATIONS, augment, crop, flip, rotate, shift, turn
+from robustlr.tasks.data.augment import (
+    AUGMENTATIONS,
+    augment,
+    crop,
+    flip,
+    jitter,
+    rotate,
+    shift,
+    turn,
+)
 
 
 def _generator(seed: int = 0) -> Generator:
@@ -106,6 +115,21 @@ def test_shift_moves_by_one_pixel_and_repeats_the_border() -> None:
         padded[:, top : top + 8, left : left + 8].tobytes() for top in range(3) for left in range(3)
     }
     assert {image.numpy().tobytes() for image in after} == windows
+
+
+def test_jitter_changes_brightness_contrast_and_saturation_within_its_bounds() -> None:
+    flat = torch.full((400, 3, 4, 4), 100, dtype=torch.uint8)
+    bright = jitter(flat, _generator())
+    assert (bright == bright[:, :1, :1, :1]).all()  # a grey image has no contrast or saturation
+    assert bright.min() in range(60, 64)
+    assert bright.max() in range(137, 141)
+    pixels = flat.clone()
+    pixels[:, 0, :2] = 180
+    spread = jitter(pixels, _generator()).float().std(dim=(1, 2, 3)) / bright.float().mean(
+        (1, 2, 3)
+    )
+    assert spread.min() < 0.7 * spread.median()
+    assert spread.max() > 1.3 * spread.median()
 
 
 def test_augment_applies_each_in_order() -> None:

@@ -66,6 +66,18 @@ ERRORS = {
         'name="t"\ntasks=["digits-resnet"]\n[conditions]\nblocks=[2]\n' + NERO,
         ["conditions.blocks", "cannot be varied"],
     ),
+    "another vocabulary, which would change what a perplexity means": (
+        'name="t"\ntasks=["pydoc-lm"]\n[conditions]\nvocabulary=[2000]\n' + NERO,
+        ['"vocabulary"', "condition of pydoc-lm"],
+    ),
+    "both weight decay and its product with the learning rate": (
+        HEAD + "[optimizers.adamw]\nlr=[0.1]\nweight_decay=[0.1]\nlr_times_weight_decay=[0.1]\n",
+        ["optimizers.adamw", "not both"],
+    ),
+    "a product with a weight decay that the optimizer does not have": (
+        HEAD + "[optimizers.nero]\nlr=[0.1]\nlr_times_weight_decay=[0.1]\n",
+        ['nero has no hyperparameter "lr_times_weight_decay"'],
+    ),
     "fewer labels than classes": (
         'name="t"\ntasks=["digits-cgan"]\n[conditions]\nlabels=[5]\n' + NERO,
         ["labels = 5", "10 classes"],

@@ -17,6 +17,9 @@ from robustlr.errors import unknown
 MAX_DEGREES = 15.0
 """The largest angle of ``rotate``: that of Nero's CIFAR-10 runs (arXiv:2102.07227)."""
 
+MAX_JITTER = 0.4
+"""The largest change of ``jitter``, usual for ImageNet; Fromage's paper names none."""
+
 
 def crop(images: Tensor, generator: Generator) -> Tensor:
     """Pad every side by an eighth with zeros and cut an image of the old size at random.
@@ -66,9 +69,33 @@ def shift(images: Tensor, generator: Generator) -> Tensor:
     return _pick(images, rows[:, :, None], columns[:, None, :])
 
 
+def jitter(images: Tensor, generator: Generator) -> Tensor:
+    """Change brightness, contrast and saturation, in this order, each by up to ±``MAX_JITTER``."""
+    shape = (3, len(images), 1, 1, 1)
+    share = torch.rand(shape, generator=generator, device=images.device)
+    brightness, contrast, saturation = 1 + MAX_JITTER * (2 * share - 1)
+    changed = (images * brightness).clamp(0, 255)
+    changed = _blend(changed, _grey(changed).mean(dim=(1, 2, 3), keepdim=True), contrast)
+    changed = _blend(changed, _grey(changed), saturation)
+    return changed.round().to(torch.uint8)
+
+
+def _blend(images: Tensor, others: Tensor, share: Tensor) -> Tensor:
+    return (share * images + (1 - share) * others).clamp(0, 255)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return the brightness of each pixel as the eye sees it (ITU-R BT.601), ``[n, 1, h, w]``."""
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+
+
 AUGMENTATIONS: Mapping[str, Callable[[Tensor, Generator], Tensor]] = {
     "crop": crop,
     "flip": flip,
+    "jitter": jitter,
     "rotate": rotate,
     "shift": shift,
 }

@@ -66,7 +66,7 @@ def corpus_folder(name: str) -> Path:
     """
     if name not in LANGUAGES:
         raise unknown("corpus", name, LANGUAGES)
-    folder = data_folder() / _folder_name(name)
+    folder = data_folder() / versioned(name)
     make_once(folder, lambda made: _write(_produced(name, folder), made))
     missing = [file for file in _names(name) if not (folder / file).exists()]
     if missing:
@@ -102,8 +102,8 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
         ) from error
 
 
-def _folder_name(name: str) -> str:
-    """Return the name of a corpus's folder; text that follows a library's version says which."""
+def versioned(name: str) -> str:
+    """Return the name of a corpus, with a version where its text depends on what is installed."""
     if name == "pydoc":
         from robustlr.tasks.data import pydoc
 

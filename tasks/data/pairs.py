@@ -91,11 +91,13 @@ class PairPart:
         The lengths in each batch do not depend on the seed.
         """
         generator = torch.Generator().manual_seed(seed)
+        sources = self._sources.lengths
         targets = self._targets.lengths - 1  # the model sees all but the last token
-        longer = torch.maximum(self._sources.lengths, targets)
+        longer = torch.maximum(sources, targets)
         shuffled = torch.randperm(len(self), generator=generator)
         span = int(longer.max()) + 1
-        order = shuffled[(longer * span + targets)[shuffled].argsort(stable=True)]
+        lengths = (longer * span + targets) * span + sources
+        order = shuffled[lengths[shuffled].argsort(stable=True)]
         ends = self._ends(longer[order].tolist(), batch_size)
         groups = torch.tensor_split(order, ends)
         return [groups[i] for i in torch.randperm(len(groups), generator=generator)]
