@@ -95,7 +95,7 @@ iwslt14_transformer = translation(
         "small": Scale(
             data="cldr",
             options={**_SMALL, "gains": False},
-            steps=1000,
+            steps=800,
             batch_size=192,
             schedule="cosine",
             warmup=4000 / 22021,

@@ -22,6 +22,32 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _data_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """A data folder of the session, for all its workers, which has a stand-in for installed text."""
+    from robustlr.tasks.data.corpora import make_once
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "robustlr-data"
+    folder.mkdir(exist_ok=True)
+    make_once(folder / "lohelp", _write_names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUSTLR_DATA", str(folder))
+        yield
+
+
+def _write_names(folder: Path) -> None:
+    """Write pairs as the corpus "lohelp" has them: CLDR's names, for LibreOffice's help."""
+    from robustlr.tasks.data import cldr_names
+    from robustlr.tasks.data.splits import split_pairs
+
+    folder.mkdir()
+    pairs = dict.fromkeys(pair for names in cldr_names.NAMES.values() for pair in names())
+    for part, texts in split_pairs(list(pairs)).items():
+        for language, lines in texts.items():
+            (folder / f"{part}.{language}").write_text("\n".join(lines), encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[object]:
     """A real server of our own; not under pytest's private folder, which it could not enter as root."""

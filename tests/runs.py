@@ -1,15 +1,23 @@
 """Training runs with all that they leave, for tests that compare runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import torch
 
 from robustlr import checkpoint
 from robustlr.checkpoint import Run
-from robustlr.task import Config, Outcome, Task
+from robustlr.scale import Scale
+from robustlr.task import Batch, Config, Outcome, Splits, SupervisedTask, Task
+from robustlr.tasks.data.pairs import PairPart
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+EXAMPLES_LEFT, PAIRS_LEFT = 256, 50
+"""As many examples and sentence pairs as a few steps and looks at them need."""
 
 
 class Ended(NamedTuple):
@@ -59,3 +67,31 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
+
+
+def with_little_data(task: AnyTask) -> AnyTask:
+    """Return the task with few of its examples: to look at all takes longer than a few steps do."""
+    if not isinstance(task, SupervisedTask):
+        return task
+    data = task.data
+
+    def load(scale: Scale, device: str) -> Splits[Any]:
+        return Splits(*map(_fewer, data(scale, device)))
+
+    return replace(task, data=load)
+
+
+def _fewer(part: Any) -> Any:
+    if isinstance(part, Batch):
+        return part.take(torch.arange(min(len(part), EXAMPLES_LEFT)))
+    if not isinstance(part, PairPart):
+        return part
+    every = max(1, len(part) // PAIRS_LEFT)
+    return PairPart(
+        part.sources[::every],
+        part.references[::every],
+        part.tokenizer,
+        longest=part.longest,
+        by_tokens=part.by_tokens,
+        device="cpu",
+    )

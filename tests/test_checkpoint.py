@@ -14,13 +14,15 @@ from robustlr.registry import load_task
 from robustlr.scale import Scale
 from robustlr.task import Config, Task
 from tests.helpers import ROOT
-from tests.runs import Ended, ignore, run_to_end, same
+from tests.runs import Ended, ignore, run_to_end, same, with_little_data
 
 SHORT: dict[str, dict[str, int]] = {
     "digits-cnn": {"steps": 24},  # batch norm and augmentation
     "cifar10-vgg11": {"steps": 24},  # dropout
     "imagenet-deit-tiny": {"steps": 12},  # layer norm and attention
     "digits-cgan": {"steps": 12, "batch_size": 16},  # spectral norm, two networks
+    "pydoc-lm": {"steps": 12},  # windows of a text, and dropout
+    "multi30k-transformer": {"steps": 12},  # batches that the data makes, for epochs; dropout
 }
 EVALUATIONS = 4
 
@@ -30,7 +32,7 @@ class _StopError(Exception):
 
 
 def _task(name: str) -> Task:
-    task = load_task(name)
+    task = with_little_data(load_task(name))
     scale = replace(task.scales["small"], evaluations=EVALUATIONS, worst=1e6, **SHORT[name])  # type: ignore[arg-type]
     return replace(task, scales={"small": scale})
 
@@ -77,7 +79,7 @@ def run_and_tell(name: str, folder: str) -> None:
     _run(name, "nero", Path(folder), _print)
 
 
-@pytest.mark.parametrize("name", ["digits-cnn", "digits-cgan"])
+@pytest.mark.parametrize("name", ["digits-cnn", "digits-cgan", "pydoc-lm", "multi30k-transformer"])
 def test_a_killed_process_is_taken_up_by_another(name: str, tmp_path: Path) -> None:
     code = (
         f"from tests.test_checkpoint import run_and_tell; run_and_tell({name!r}, {str(tmp_path)!r})"
