@@ -1,8 +1,10 @@
 """Whether a study's trials show what a paper found."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from robustlr.analysis._cells import of_role, point_by_seed, tuned_by_seed, with_losses
@@ -14,13 +16,19 @@ def judge(findings: Sequence[Finding], trials: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each finding, task and pair of optimizers.
 
     ``difference`` is how much better, in the metric's unit, averaged over seeds with Student's
-    interval. A tuned setting is chosen for each seed on the other seeds. The verdict is "yes" if the
-    interval lies above -``margin``, "no" if below, else "undecided", as with a single seed, or "no
-    trials" where an arm has none.
+    interval. Perplexities are compared by their logarithm, in nats, and shown by their geometric
+    mean: of a vocabulary's size even a small share is more than there is to tell apart. A tuned
+    setting is chosen for each seed on the other seeds. The verdict is "yes" if the interval lies
+    above -``margin``, "no" if below, else "undecided", as with a single seed, or "no trials" where
+    an arm has none.
     """
     if trials.empty:
         return pd.DataFrame()
     trials = with_losses(trials)
+    if "metric" in trials:
+        in_nats = trials["metric"].map(_is_perplexity)
+        for column in ("loss", "worst_loss"):
+            trials[column] = trials[column].mask(in_nats, np.log(trials[column].clip(lower=1)))
     rows = []
     for finding in findings:
         for task in finding.tasks or trials["task"].unique():
@@ -44,13 +52,18 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
     margin = finding.margin * available
     differences = (sides[1] - sides[0]).dropna()
     difference, low, high = mean_interval(differences)
-    sign = -1 if trials["direction"].iloc[0] == "maximize" else 1
+    metric = trials["metric"].iloc[0] if "metric" in trials else ""
+    values = [side.mean() for side in sides]
+    if _is_perplexity(metric):
+        values = [math.exp(value) for value in values]
+    if trials["direction"].iloc[0] == "maximize":
+        values = [-value for value in values]
     return {
-        "metric": trials["metric"].iloc[0] if "metric" in trials else "",
+        "metric": metric,
         "better": labels["better"],
-        "better_value": sign * sides[0].mean(),
+        "better_value": values[0],
         "than": labels["than"],
-        "than_value": sign * sides[1].mean(),
+        "than_value": values[1],
         "difference": difference,
         "low": low,
         "high": high,
@@ -58,6 +71,10 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
         "seeds": len(differences),
         "verdict": "yes" if low > -margin else "no" if high < -margin else "undecided",
     }
+
+
+def _is_perplexity(metric: str) -> bool:
+    return metric.endswith("perplexity")
 
 
 def _by_seed(trials: pd.DataFrame, arm: Arm, optimizer: str) -> pd.Series:

@@ -18,7 +18,7 @@ OneOrMore = Annotated[
 class Arm(Frozen):
     """One side of a finding: optimizers of the study, under the given conditions.
 
-    ``setting`` is the best of the design's settings, the one in the middle, or the one out of the box.
+    ``setting`` is the best of the design's settings, the median over them, or the one out of the box.
     """
 
     optimizer: OneOrMore

@@ -23,7 +23,8 @@ class Scale:
 
     Attributes:
         batch_size: examples a step.
-        accumulated: in how many pieces, one after another, a step's gradient is computed.
+        accumulated: in how many pieces, one after another, a step's gradient is computed. For
+            losses that are a mean over the examples alone: pieces weigh by how many they have.
         steps: optimizer steps; given ``epochs`` instead, they follow from the size of the data.
         epochs: passes over the training data.
         schedule: the learning rate over the steps; see ``schedule.py``.

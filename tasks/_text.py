@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from robustlr.errors import UserError
 from robustlr.scale import Scale
 from robustlr.task import Batch, Part, Splits, SupervisedTask
 
@@ -21,7 +22,7 @@ PAIR_DATA = ("source", "target", "tokens", "vocabulary", "longest", "by_tokens")
 PAIR_PROTOCOL = ("summed", "beams", "decoded")
 
 EVALUATED_LOGITS = 2**27
-"""How many outputs are held at once in an evaluation: half a gigabyte."""
+"""How many outputs are held at once in an evaluation: half a gigabyte, and as much for their softmax."""
 
 DECODED_TOGETHER = 256
 TOKENS_A_TOKEN, TOKENS_MORE = 2, 20
@@ -65,7 +66,7 @@ def translation(
         metric="validation BLEU" if bleu else "validation perplexity",
         direction="maximize" if bleu else "minimize",
         worst=0.0 if bleu else vocabulary,
-        fixed=("source", "target", "tokens", "vocabulary", "longest", "decoded"),
+        fixed=("source", "target", "tokens", "vocabulary", "longest", "beams", "decoded"),
         loss_bound=_loss_bound,
         model=_model(build, "longest", (*PAIR_DATA, *PAIR_PROTOCOL)),
         data=_load_pairs,
@@ -81,6 +82,8 @@ def _model(build: Build, longest: str, others: tuple[str, ...]) -> Callable[[Sca
     """Return what builds a scale's model from those of its options that are not of the data."""
 
     def model(scale: Scale) -> "torch.nn.Module":
+        if scale.options[longest] < 1:
+            raise UserError(f"{longest} = {scale.options[longest]}: it must be at least 1")
         own = {name: value for name, value in scale.options.items() if name not in others}
         return build(scale.options["vocabulary"], scale.options[longest], **own)
 
@@ -185,7 +188,11 @@ def _samples(model: "torch.nn.Module", part: "PairPart") -> str:
     """Return translations of sentences that were not trained on, and how many of them are right."""
     chosen = _spread(len(part), JUDGED)
     made = translations(model, part, chosen, beams=1)
-    references = [part.references[i] for i in chosen]
+    # As the tokeniser has them: it may know no capitals.
+    references = [
+        part.tokenizer.decode(ids)
+        for ids in part.tokenizer.encode([part.references[i] for i in chosen])
+    ]
     right = sum(ours == theirs for ours, theirs in zip(made, references, strict=True))
     shown = [chosen.index(i) for i in chosen[:: max(1, len(chosen) // SHOWN)]][:SHOWN]
     rows = [f"{part.sources[chosen[k]]}\t{made[k]}\t{references[k]}" for k in shown]

@@ -81,6 +81,7 @@ fromage_imagenet = replace(
             **_IMAGENET,
             augmentation=("flip", "jitter"),
             batch_size=1024,
+            evaluations=3,  # each is a pass over all of ImageNet
         ),
     },
 )
@@ -101,7 +102,7 @@ fromage_wikitext2 = replace(
     summary="How well a transformer with layer norm fits Wikitext-2 (Fromage, Table 1).",
     metric=TRAINING_PERPLEXITY,
     scales={
-        name: _fitting(scale, options={"norm": True}, metric=TRAINING_PERPLEXITY)
+        name: _fitting(scale, options={"norm": True}, metric=TRAINING_PERPLEXITY, evaluations=2)
         for name, scale in wikitext2_transformer.scales.items()
     },
 )

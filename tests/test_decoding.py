@@ -139,14 +139,14 @@ def test_beam_search_is_fairseqs() -> None:
 
 
 def _watch(model: TranslationTransformer, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Return a list to which each call of ``decode`` will append its targets."""
-    decode, targets = model.decode, []
+    """Return a list to which each call of ``following`` will append its targets."""
+    following, targets = model.following, []
 
     def watched(target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
         targets.append(target)
-        return decode(target, memory, source)
+        return following(target, memory, source)
 
-    monkeypatch.setattr(model, "decode", watched)
+    monkeypatch.setattr(model, "following", watched)
     return targets
 
 

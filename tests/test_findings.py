@@ -1,5 +1,6 @@
 """Verdicts on findings, from tables whose truth is known."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,16 @@ def test_every_finding_that_ships_has_trials_to_judge_it() -> None:
         judged = set(table["finding"]) if len(table) else set()
         assert judged == {finding.text for finding in study.findings}
         assert "no trials" not in set(table["verdict"] if len(table) else ())
+
+
+def test_perplexities_are_compared_in_nats() -> None:
+    """A share of a vocabulary of 50,000 is more than there is to tell apart."""
+    trials = _trials(CLEAR)
+    perplexity = np.exp(10 * trials["value"])
+    trials = trials.assign(value=perplexity, metric="validation perplexity", worst=50_000.0)
+    row = _judged(trials, better={"optimizer": "steep"}, than={"optimizer": "flat"}, margin=0.01)
+    assert row["difference"] == pytest.approx(-2, abs=0.1)
+    assert row["margin"] == pytest.approx(0.01 * (math.log(50_000) - 1), abs=0.01)
+    assert row["verdict"] == "no"
+    assert row["better_value"] == pytest.approx(math.exp(3), rel=0.1)
+    assert row["than_value"] == pytest.approx(math.exp(1), rel=0.1)

@@ -883,6 +883,12 @@ def test_the_protocol_clips_unless_the_setting_says_another_norm() -> None:
     assert norm(0.5, gradient_clip=0.0) > 1
 
 
+def test_a_negative_norm_to_clip_to_is_refused() -> None:
+    assert "gradient_clip must be at least 0, not -1" in str(
+        load_optimizer("sgd").refuses({"gradient_clip": -1.0})
+    )
+
+
 def test_weight_decay_can_be_given_by_its_product_with_the_learning_rate() -> None:
     entry = load_optimizer("adamw")
     for lr in (0.001, 0.1):

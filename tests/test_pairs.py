@@ -358,12 +358,12 @@ class _Knowing(nn.Module):
         self.asked += len(source)
         return torch.zeros(len(source), source.shape[1], 1)
 
-    def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        logits = torch.zeros(*target.shape, VOCABULARY)
+    def following(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        logits = torch.zeros(len(target), VOCABULARY)
+        place = target.shape[1] - 1
         for row, tokens in enumerate(source.tolist()):
             answer = self.answers[tuple(t for t in tokens if t != PAD)]
-            for place in range(target.shape[1]):
-                logits[row, place, answer[place] if place < len(answer) else EOS] = 30.0
+            logits[row, answer[place] if place < len(answer) else EOS] = 30.0
         return logits
 
 

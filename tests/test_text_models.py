@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, layer_norm, linear, relu
 
 from robustlr.errors import UserError
 from robustlr.optim import Nero, RVAdamW
+from robustlr.optim.neurons import parameter_groups
 from robustlr.tasks.data.tokens import PAD, UNKNOWN
 from robustlr.tasks.models.attention import Attention, PostNormLayer, sinusoids
 from robustlr.tasks.models.language_model import gpt2, wikitext_transformer
@@ -513,3 +514,17 @@ def test_a_model_compiles_as_one_graph(name: str) -> None:
     torch.autograd.backward(logits.square().mean())
     assert all(parameter.grad is not None for parameter in model.parameters())
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("decayed", [True, False])
+def test_embeddings_have_weight_decay_or_none(decayed: bool) -> None:
+    """Rotational Equilibrium: they rotate with nanoGPT and do not with llm-baselines and fairseq."""
+    models: list[tuple[nn.Module, int]] = [
+        (gpt2(20, 8, layers=1, heads=1, width=4, gains=True, decay_embeddings=decayed), 2),
+        (iwslt_transformer(20, 8, layers=1, heads=1, width=4, decay_embeddings=decayed), 2),
+    ]
+    for model, embeddings in models:
+        matrices = sum(p.dim() > 1 for p in model.parameters())
+        groups = parameter_groups(model)
+        decayed_matrices = [p for g in groups if "weight_decay" not in g for p in g["params"]]
+        assert len(decayed_matrices) == matrices - (0 if decayed else embeddings)

@@ -333,3 +333,18 @@ def test_windows_can_be_on_a_cuda_device(web: list[str]) -> None:
 def test_every_kind_is_documented() -> None:
     for kind in (*tokens.KINDS, "gpt2"):
         assert f'"{kind}":' in str(load_tokenizer.__doc__)
+
+
+def test_gpt2_sees_lines_end_as_they_do_in_the_file(data: Path) -> None:
+    """Perplexities of WikiText-103 would not compare with published ones otherwise."""
+    (data / "wikitext-103").mkdir()
+    (data / "gpt2" / "tokenizer.json").write_bytes(gpt2_file())
+    for part in PARTS:
+        _put(f"{data}/wikitext-103/{part}.en", [" = A dog = \n", "\n", " A dog , é \n"])
+    tokenizer = load_tokenizer("wikitext-103", "gpt2", 50_257)
+    windows = load_text("wikitext-103", tokens="gpt2", vocabulary=50_257, context=2, device="cpu")
+    batch = windows.train.take(torch.arange(len(windows.train)))
+    stream = [int(batch.inputs[0, 0]), *batch.targets.flatten().tolist()]
+    whole = tokenizer.encode([" = A dog = \n", "\n", " A dog , é \n"])
+    assert stream == [number for ids in whole for number in ids][: len(stream)]
+    assert "\n" in tokenizer.decode(stream)

@@ -59,10 +59,13 @@ class Entry:
         """Return the optimizer of ``model``; weight decay acts on weights with a fan-in only.
 
         Raises:
-            ValueError: both the weight decay and its product with the learning rate are given.
+            ValueError: both the weight decay and its product with the learning rate are given, or
+                gradients are to be clipped to a negative norm.
         """
         arguments: dict[str, Any] = {**self.default, **hyperparameters}
         gradient_clip = float(arguments.pop("gradient_clip", 0.0))
+        if not gradient_clip >= 0:
+            raise ValueError(f"gradient_clip must be at least 0, not {gradient_clip:g}")
         if "lr_times_weight_decay" in arguments:
             if "weight_decay" in hyperparameters:
                 raise ValueError("give weight_decay or lr_times_weight_decay, not both")

@@ -84,10 +84,12 @@ def parameter_groups(model: nn.Module, *, decay: bool = True) -> list[dict[str, 
     """Return parameter groups of ``model`` for any optimizer here.
 
     Gains and biases get a group with ``weight_decay`` 0, as in all of the papers' runs (Rotational
-    Equilibrium, App. K), unless the optimizer knows no decay. Weights of transposed convolutions
-    get groups with ``neuron_axis`` 1 and their ``conv_groups``.
+    Equilibrium, App. K), unless the optimizer knows no decay. So do the parameters that a module's
+    method ``undecayed`` returns. Weights of transposed convolutions get groups with ``neuron_axis``
+    1 and their ``conv_groups``.
     """
     layouts = _layouts(model)
+    undecayed = {id(p) for m in model.modules() for p in getattr(m, "undecayed", list)()}
     groups: dict[tuple[tuple[str, Any], ...], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -96,7 +98,8 @@ def parameter_groups(model: nn.Module, *, decay: bool = True) -> list[dict[str, 
         options: dict[str, Any] = {}
         if axis:
             options |= {"neuron_axis": axis, "conv_groups": conv_groups}
-        if decay and not has_fan_in(parameter, axis=axis, conv_groups=conv_groups):
+        matrix = has_fan_in(parameter, axis=axis, conv_groups=conv_groups)
+        if decay and (not matrix or id(parameter) in undecayed):
             options["weight_decay"] = 0.0
         groups.setdefault(tuple(options.items()), []).append(parameter)
     ordered = sorted(groups.items(), key=lambda group: "weight_decay" in dict(group[0]))

@@ -117,10 +117,13 @@ def _years(random: RandomState) -> Iterator[Pair]:
 
 
 def _numerals(random: RandomState) -> Iterator[Pair]:
-    """Yield numerals with the number in words, either way."""
+    """Yield English numerals with the number in German words.
+
+    Not the other way round as well: of English words nothing would tell whether words or a numeral
+    translate them.
+    """
     for number in _sayable(random):
-        words, written = _words(number), both(numbers.format_decimal, number)
-        yield (written[0], words[1]) if random.randint(2) else (words[0], written[1])
+        yield numbers.format_decimal(number, locale="en"), _words(number)[1]
 
 
 def _spoken_decimals(random: RandomState) -> Iterator[Pair]:

@@ -53,8 +53,7 @@ def fingerprint(name: str) -> str:
     """
     folder, digest = corpus_folder(name), hashlib.sha256()
     for file in _names(name):
-        with (folder / file).open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(hashlib.sha256(_content(folder / file)).digest())
     return digest.hexdigest()[:12]
 
 
@@ -153,11 +152,9 @@ def _write(parts: Parts, folder: Path) -> None:
 
 def _lines(path: Path) -> list[str]:
     r"""Return the lines of a file. Only ``\n`` and ``\r\n`` end one: text has other separators."""
+    content = _content(path)
     try:
-        content = path.read_bytes()
         text = content.decode().replace("\r\n", "\n").removesuffix("\n")
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read ({error}): mend that.") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UnavailableError(
@@ -166,6 +163,13 @@ def _lines(path: Path) -> list[str]:
     if not text.strip():
         raise UnavailableError(f"{path} is empty: put its text there, a line a sentence.")
     return text.split("\n")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be read ({error}): mend that.") from error
 
 
 def _check_pairs(path: Path, texts: Mapping[str, list[str]]) -> None:

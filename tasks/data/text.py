@@ -6,7 +6,7 @@ of a batch from its file when the training loop takes them.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from itertools import islice
@@ -73,7 +73,8 @@ def load_text(
 ) -> Splits[Part]:
     """Return a text: inputs int64 ``[n, context]`` and as targets the tokens that follow them.
 
-    A token of the kind that ends a line or document stands after every one. Windows do not overlap;
+    A token of the kind that ends a line or document stands after every one, but GPT-2's newline after
+    lines. Windows do not overlap;
     what is left over at a part's end is not used. The parts are ``Batch``es on ``device``, read once
     per process, but those of "openwebtext" are ``StreamPart``s.
 
@@ -158,7 +159,15 @@ def _encoded(name: str, tokens: str, vocabulary: int) -> Path:
     tokenizer = load_tokenizer(name, tokens, vocabulary)
     made_from = corpora.fingerprint(name)
     path = corpora.corpus_folder(name) / f"{tokens}-{vocabulary}-{made_from}"
-    corpora.make_once(path, lambda made: _write_ids(made, tokenizer, _lines(corpora.corpus(name))))
+
+    def make(made: Path) -> None:
+        lines = _lines(corpora.corpus(name))
+        if tokens == "gpt2":  # as in the published runs, a line ends as it does in the file
+            _write_ids(made, tokenizer, ((part, f"{line}\n") for part, line in lines), end=())
+        else:
+            _write_ids(made, tokenizer, lines, end=(tokenizer.end,))
+
+    corpora.make_once(path, make)
     return path
 
 
@@ -174,7 +183,8 @@ def _encoded_web(tokens: str, vocabulary: int) -> Path:
         from robustlr.tasks.data import hub
 
         texts = _divided(hub.documents(f"copy {path} from a machine that has it"))
-        _write_ids(made, load_tokenizer(WEB, tokens, vocabulary), texts)
+        tokenizer = load_tokenizer(WEB, tokens, vocabulary)
+        _write_ids(made, tokenizer, texts, end=(tokenizer.end,))
 
     corpora.make_once(path, make)
     return path
@@ -195,12 +205,14 @@ def _divided(documents: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield held_out.get(place % HELD_OUT, "train"), document
 
 
-def _write_ids(folder: Path, tokenizer: Tokenizer, texts: Iterator[tuple[str, str]]) -> None:
-    """Write the ids of each part's texts, an end after each, into a file of its own."""
+def _write_ids(
+    folder: Path, tokenizer: Tokenizer, texts: Iterator[tuple[str, str]], end: Sequence[int]
+) -> None:
+    """Write the ids of each part's texts, ``end`` after each, into a file of its own."""
     folder.mkdir()
     with ExitStack() as stack:
         files = {part: stack.enter_context((folder / part).open("wb")) for part in corpora.PARTS}
         while some := list(islice(texts, TOGETHER)):
             encoded = tokenizer.encode([text for _, text in some])
             for (part, _), ids in zip(some, encoded, strict=True):
-                files[part].write(np.array([*ids, tokenizer.end], dtype=np.uint16).tobytes())
+                files[part].write(np.array([*ids, *end], dtype=np.uint16).tobytes())

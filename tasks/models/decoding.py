@@ -96,7 +96,7 @@ def _log_probabilities(
 
     ``PAD`` and ``BOS`` never follow, and nothing but ``EOS`` does if it has to be the ``last``.
     """
-    logits = model.decode(tokens, memory, source)[:, -1]
+    logits = model.following(tokens, memory, source)
     log_p = logits.float().log_softmax(-1)
     barred = torch.zeros_like(log_p[0], dtype=torch.bool)
     barred[[PAD, BOS]] = True

@@ -130,8 +130,10 @@ class GPT2(nn.Module):
         width: int,
         dropout: float,
         bias: bool,
+        decay_embeddings: bool,
     ) -> None:
         super().__init__()
+        self.decay_embeddings = decay_embeddings
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(context, width)
         self.dropout = nn.Dropout(dropout)
@@ -152,6 +154,10 @@ class GPT2(nn.Module):
             hidden = block(hidden)
         return linear(self.norm(hidden), self.tokens.weight)
 
+    def undecayed(self) -> list[Tensor]:
+        """Return the embeddings, where they have no weight decay."""
+        return [] if self.decay_embeddings else [self.tokens.weight, self.positions.weight]
+
 
 def gpt2(
     vocabulary: int,
@@ -164,6 +170,7 @@ def gpt2(
     bias: bool = False,
     standardised: bool = False,
     gains: bool = False,
+    decay_embeddings: bool = True,
 ) -> GPT2:
     """Return GPT2, from tokens ``[b, t]`` to logits ``[b, t, vocabulary]``.
 
@@ -180,12 +187,21 @@ def gpt2(
         standardised: whether the blocks' weights are standardised, at the scale they start with.
         gains: whether each neuron of the blocks' weights has a learnable gain. The embedding stays
             bare under both, since it is the output too: a row's gain would change both.
+        decay_embeddings: whether embeddings have weight decay, and rotate under Rotational
+            Equilibrium's optimizers.
 
     Raises:
         UserError: the heads do not share the width evenly.
     """
     model = GPT2(
-        vocabulary, context, layers=layers, heads=heads, width=width, dropout=dropout, bias=bias
+        vocabulary,
+        context,
+        layers=layers,
+        heads=heads,
+        width=width,
+        dropout=dropout,
+        bias=bias,
+        decay_embeddings=decay_embeddings,
     )
     if standardised:  # neither changes embeddings
         standardize_weights(model, gain=gains)

@@ -27,8 +27,10 @@ class TranslationTransformer(nn.Module):
         *,
         layers: int,
         input_norm: nn.Module,
+        decay_embeddings: bool = True,
     ) -> None:
         super().__init__()
+        self.decay_embeddings = decay_embeddings
         self.source_embedding = source_embedding
         self.target_embedding = target_embedding
         self.input_norm = input_norm
@@ -54,11 +56,25 @@ class TranslationTransformer(nn.Module):
 
     def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
         """Return the logits of ``forward`` from the memory ``[b, s, width]`` of ``source``."""
+        return linear(self._decoded(target, memory, source), self.target_embedding.tokens.weight)
+
+    def following(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """Return the last of ``decode``'s logits alone, ``[b, vocabulary]``."""
+        last = self._decoded(target, memory, source)[:, -1]
+        return linear(last, self.target_embedding.tokens.weight)
+
+    def undecayed(self) -> list[Tensor]:
+        """Return the embeddings, where they have no weight decay."""
+        embeddings = [self.source_embedding.tokens.weight, self.target_embedding.tokens.weight]
+        return [] if self.decay_embeddings else embeddings
+
+    def _decoded(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """Return the decoder's ``[b, t, width]``."""
         real = source != PAD
-        hidden = self.input_norm(self.target_embedding(target))
+        hidden: Tensor = self.input_norm(self.target_embedding(target))
         for layer in self.decoder:
             hidden = layer(hidden, memory, mask=real, causal=True)
-        return linear(hidden, self.target_embedding.tokens.weight)
+        return hidden
 
 
 def multi30k_transformer(
@@ -118,6 +134,7 @@ def iwslt_transformer(
     hidden: int = 1024,
     dropout: float = 0.3,
     gains: bool = False,
+    decay_embeddings: bool = True,
 ) -> TranslationTransformer:
     """Return fairseq's ``transformer_iwslt_de_en``, which Rotational Equilibrium trains.
 
@@ -136,6 +153,7 @@ def iwslt_transformer(
         dropout: rate on embeddings and what each part adds.
         gains: whether each neuron of the layers' weights has a learnable gain, as under Rotational
             Equilibrium's optimizers; embeddings have none.
+        decay_embeddings: whether embeddings have weight decay, and rotate under those optimizers.
 
     Raises:
         UserError: the heads do not share the width evenly.
@@ -150,7 +168,14 @@ def iwslt_transformer(
     )
     embed = partial(PositionedEmbedding, vocabulary, longest, width, dropout=dropout)
     source, target = (embed(scale=width**0.5) for _ in range(2))
-    model = TranslationTransformer(source, target, layer, layers=layers, input_norm=nn.Identity())
+    model = TranslationTransformer(
+        source,
+        target,
+        layer,
+        layers=layers,
+        input_norm=nn.Identity(),
+        decay_embeddings=decay_embeddings,
+    )
     _initialise_as_fairseq(model)
     return add_gains(model) if gains else model
 
