@@ -35,13 +35,6 @@ SHOWN, JUDGED = 10, 200
 """Translations that a sample shows, and those that it counts."""
 
 
-def gpt2(vocabulary: int, context: int, **options: Any) -> "torch.nn.Module":
-    """Return GPT2; see ``models/language_model.py``. Torch is imported when a model is built."""
-    from robustlr.tasks.models.language_model import gpt2
-
-    return gpt2(vocabulary, context, **options)
-
-
 def language_model(*, build: Build, vocabulary: int, **facts: Any) -> SupervisedTask:
     """Return a task that predicts the next token; ``vocabulary`` is that of its largest data set."""
     return SupervisedTask(

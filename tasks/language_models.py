@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from robustlr.scale import Scale
-from robustlr.tasks._text import gpt2, language_model
+from robustlr.tasks._text import language_model
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,13 @@ def _wikitext(vocabulary: int, context: int, **options: Any) -> "torch.nn.Module
     return wikitext_transformer(vocabulary, context, **options)
 
 
-SMALL_TEXT: Mapping[str, Any] = {"tokens": "bpe", "vocabulary": 512, "context": 64}
+def _gpt2(vocabulary: int, context: int, **options: Any) -> "torch.nn.Module":
+    from robustlr.tasks.models.language_model import gpt2
+
+    return gpt2(vocabulary, context, **options)
+
+
+_SMALL_TEXT: Mapping[str, Any] = {"tokens": "bpe", "vocabulary": 512, "context": 64}
 _GPT2: Mapping[str, Any] = {
     "tokens": "gpt2",
     "vocabulary": 50304,  # GPT-2's 50,257, made divisible by 64
@@ -34,12 +40,12 @@ _GPT2: Mapping[str, Any] = {
     "standardised": False,
     "gains": False,
 }
-SMALL_GPT2: Mapping[str, Any] = {**_GPT2, **SMALL_TEXT, "layers": 2, "heads": 2, "width": 64}
+_SMALL_GPT2: Mapping[str, Any] = {**_GPT2, **_SMALL_TEXT, "layers": 2, "heads": 2, "width": 64}
 
-WIKITEXT2_SMALL = Scale(
+_WIKITEXT2_SMALL = Scale(
     data="pydoc",
     options={
-        **SMALL_TEXT,
+        **_SMALL_TEXT,
         "context": 32,
         "layers": 2,
         "heads": 2,
@@ -48,14 +54,14 @@ WIKITEXT2_SMALL = Scale(
         "dropout": 0.1,
         "norm": False,
     },
-    steps=300,
+    steps=200,
     batch_size=32,
     schedule="step",
     milestones=(0.5,),
     evaluations=4,
     worst=512,
 )
-WIKITEXT2_PAPER = Scale(
+_WIKITEXT2_PAPER = Scale(
     data="wikitext-2",
     options={
         "tokens": "word",
@@ -79,7 +85,7 @@ wikitext2_transformer = language_model(
     name="wikitext2-transformer",
     summary="A two-layer transformer without normalisation on Wikitext-2 (Learning by Turning).",
     vocabulary=33278,
-    scales={"small": WIKITEXT2_SMALL, "paper": WIKITEXT2_PAPER},
+    scales={"small": _WIKITEXT2_SMALL, "paper": _WIKITEXT2_PAPER},
     build=_wikitext,
 )
 
@@ -90,7 +96,7 @@ wikitext103_gpt2 = language_model(
     scales={
         "small": Scale(
             data="pydoc",
-            options={**SMALL_GPT2, "dropout": 0.0, "decay_embeddings": False},
+            options={**_SMALL_GPT2, "dropout": 0.0, "decay_embeddings": False},
             steps=500,
             batch_size=16,
             schedule="one-cycle",
@@ -109,7 +115,7 @@ wikitext103_gpt2 = language_model(
             evaluations=30,
         ),
     },
-    build=gpt2,
+    build=_gpt2,
 )
 
 openwebtext_gpt2 = language_model(
@@ -119,7 +125,7 @@ openwebtext_gpt2 = language_model(
     scales={
         "small": Scale(
             data="pydoc",
-            options={**SMALL_GPT2, "dropout": 0.0, "decay_embeddings": True},
+            options={**_SMALL_GPT2, "dropout": 0.0, "decay_embeddings": True},
             steps=500,
             batch_size=16,
             schedule="cosine",
@@ -140,13 +146,13 @@ openwebtext_gpt2 = language_model(
             evaluations=20,
         ),
     },
-    build=gpt2,
+    build=_gpt2,
 )
 
 _PYDOC = Scale(
     data="pydoc",
     options={
-        **SMALL_GPT2,
+        **_SMALL_GPT2,
         "vocabulary": 1024,
         "width": 96,
         "heads": 3,
@@ -165,7 +171,7 @@ pydoc_lm = language_model(
     summary="A small GPT on Python's own documentation, which every installation has.",
     vocabulary=1024,
     scales={"small": _PYDOC},
-    build=gpt2,
+    build=_gpt2,
 )
 
 lohelp_lm = language_model(
@@ -173,5 +179,5 @@ lohelp_lm = language_model(
     summary="A small GPT on the English help texts of LibreOffice, from a Debian package.",
     vocabulary=1024,
     scales={"small": replace(_PYDOC, data="lohelp-en")},
-    build=gpt2,
+    build=_gpt2,
 )

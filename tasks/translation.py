@@ -55,7 +55,7 @@ multi30k_transformer = translation(
         "small": Scale(
             data="cldr",
             options={**_SMALL, "summed": True, "by_tokens": False},
-            steps=300,
+            steps=200,
             batch_size=16,
             schedule="triangle",
             label_smoothing=0.1,
