@@ -19,7 +19,7 @@ def judge(findings: Sequence[Finding], trials: pd.DataFrame) -> pd.DataFrame:
     interval. Perplexities are compared by their logarithm, in nats, and shown by their geometric
     mean: of a vocabulary's size even a small share is more than there is to tell apart. A tuned
     setting is chosen for each seed on the other seeds. The verdict is "yes" if the interval lies
-    above -``margin``, "no" if below, else "undecided", as with a single seed, or "no trials" where
+    above -``margin``, "no" if not, else "undecided", as with a single seed, or "no trials" where
     an arm has none.
     """
     if trials.empty:
@@ -69,7 +69,7 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
         "high": high,
         "margin": margin,
         "seeds": len(differences),
-        "verdict": "yes" if low > -margin else "no" if high < -margin else "undecided",
+        "verdict": "yes" if low > -margin else "no" if high <= -margin else "undecided",
     }
 
 

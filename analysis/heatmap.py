@@ -105,17 +105,18 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _draw_panel(panel: Axes, group: pd.DataFrame, task: pd.DataFrame, names: list[str]) -> None:
     squares = group.pivot(index="y", columns="x", values="value").sort_index(ascending=False)
-    low, high = sorted((task["value"].min(), task["worst"].iloc[0]))
+    worst = task["worst"].iloc[0]
+    best = task["value"].iloc[(task["value"] - worst).abs().argmax()]
+    low, high = sorted((best, worst))
     if low == high:  # nothing was learnt anywhere
         low, high = low - 0.5, high + 0.5
-    better_low = task["value"].min() < task["worst"].iloc[0]
     ticks = np.geomspace(low, high, 4) if low > 0 else np.linspace(low, high, 4)
     sns.heatmap(
         squares,
         ax=panel,
         norm=LogNorm(low, high) if low > 0 else Normalize(low, high),
         cbar_kws={"ticks": ticks, "format": "%.2g"},
-        cmap="viridis_r" if better_low else "viridis",
+        cmap="viridis_r" if best < worst else "viridis",
         xticklabels=[_short(x) for x in squares.columns],
         yticklabels=[_short(y) for y in squares.index],
         annot=True,

@@ -31,11 +31,9 @@ def _iwslt(vocabulary: int, longest: int, **options: Any) -> "torch.nn.Module":
 
 
 _PAIRS: Mapping[str, Any] = {"source": "de", "target": "en", "by_tokens": True}
-# From English, for German writes a number in one way where English has it in digits or in words.
-_SMALL_PAIRS: Mapping[str, Any] = {**_PAIRS, "source": "en", "target": "de"}
 _PROTOCOL: Mapping[str, Any] = {"summed": False, "beams": 1, "decoded": 200}
 _SMALL: Mapping[str, Any] = {
-    **_SMALL_PAIRS,
+    **_PAIRS,
     **_PROTOCOL,
     "tokens": "bpe",
     "vocabulary": 1000,
@@ -97,7 +95,7 @@ iwslt14_transformer = translation(
         "small": Scale(
             data="cldr",
             options={**_SMALL, "gains": False, "decay_embeddings": False},
-            steps=800,
+            steps=1000,
             batch_size=192,
             schedule="cosine",
             warmup=4000 / 22021,
@@ -135,7 +133,14 @@ iwslt14_transformer = translation(
 
 _CLDR = Scale(
     data="cldr",
-    options={**_SMALL, "decay_embeddings": False, "dropout": 0.0},
+    # To German, which has one way to write a number where English has it in digits or in words.
+    options={
+        **_SMALL,
+        "source": "en",
+        "target": "de",
+        "decay_embeddings": False,
+        "dropout": 0.0,
+    },
     steps=2400,
     batch_size=256,
     schedule="cosine",

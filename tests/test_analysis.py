@@ -268,3 +268,12 @@ def test_wilsons_interval_is_inside_the_unit_interval() -> None:
     share, low, high = share_interval(5, 10)
     assert share == 0.5
     assert low + high == pytest.approx(1.0)
+
+
+def test_a_heatmap_of_a_reward_has_the_colours_of_its_range() -> None:
+    trials = _trials({"valley": (0.2, 0.1, 0.2, 0.3)}, noise=0.0, warmups=(True,))
+    rewards = trials.assign(value=30 * (0.9 - trials["value"]), direction="maximize", worst=0.0)
+    [drawn, *_] = heatmap.draw(heatmap.compute(rewards)).axes
+    assert drawn.collections[0].get_clim() == pytest.approx((0, 24))
+    [drawn, *_] = heatmap.draw(heatmap.compute(trials)).axes
+    assert drawn.collections[0].get_clim() == pytest.approx((0.1, 0.9))

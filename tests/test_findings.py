@@ -55,6 +55,15 @@ def test_equal_arms_and_single_seeds_are_undecided() -> None:
     assert _judged(_trials(CLEAR, seeds=1))["verdict"] == "undecided"
 
 
+def test_the_very_same_results_are_not_better() -> None:
+    row = _judged(
+        _trials({"flat": (0.2,) * 4, "steep": (0.2,) * 4}, noise=0.0, decays=(0.0,)),
+        better={"optimizer": "flat"},
+        than={"optimizer": "steep"},
+    )
+    assert (row["low"], row["high"], row["verdict"]) == (0, 0, "no")
+
+
 def test_a_reward_is_better_when_it_is_higher() -> None:
     trials = _trials(CLEAR)
     rewards = trials.assign(direction="maximize", value=-trials["value"], worst=-0.9)
