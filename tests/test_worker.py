@@ -266,7 +266,8 @@ def test_every_trial_records_how_to_run_it_again(
     result = found.trials[0].user_attrs["result"]
     assert result["device"] == "cpu"
     assert result["seconds"] >= 0
-    assert set(result["versions"]) == {"robustlr", "torch", "optuna", "numpy"}
+    packages = {"robustlr", "torch", "optuna", "numpy", "tokenizers", "sacrebleu"}
+    assert set(result["versions"]) == packages
     assert result["commit"] is None or len(result["commit"].rstrip("+")) == 40
     assert found.trials[0].user_attrs["worker"].endswith(":cpu")
 
