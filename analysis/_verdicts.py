@@ -18,9 +18,9 @@ def judge(findings: Sequence[Finding], trials: pd.DataFrame) -> pd.DataFrame:
     ``difference`` is how much better, in the metric's unit, averaged over seeds with Student's
     interval. Perplexities are compared by their logarithm, in nats, and shown by their geometric
     mean: of a vocabulary's size even a small share is more than there is to tell apart. A tuned
-    setting is chosen for each seed on the other seeds. The verdict is "yes" if the interval lies
-    above -``margin``, "no" if not, else "undecided", as with a single seed, or "no trials" where
-    an arm has none.
+    setting is chosen for each seed on the other seeds. The verdict is "yes" if the whole interval
+    lies above -``margin``, "no" if none of it does, "undecided" if part of it does, as with a single
+    seed, and "no trials" where an arm has none.
     """
     if trials.empty:
         return pd.DataFrame()

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -115,6 +116,7 @@ class Task(ABC):
     ``worst`` is what a diverged run is worth: the value of a model that learnt nothing.
     ``conditions`` are the fields of its scales that a study can vary without tuning them, beside
     those in ``options`` that are not ``fixed``: they decide what the metric means.
+    ``data_name(scale)`` is the scale's data, with a version where machines may have different ones.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Task(ABC):
     scales: Mapping[str, Scale]
     conditions: tuple[str, ...] = CONDITIONS
     fixed: tuple[str, ...] = ()
+    data_name: Callable[[Scale], str] = attrgetter("data")
 
     @abstractmethod
     def run(
@@ -171,10 +174,6 @@ class Task(ABC):
             else:
                 raise unknown(f"condition of {self.name}", name, self.condition_names)
         return scale
-
-    def data_name(self, scale: Scale) -> str:
-        """Return the name of a scale's data, with a version where it is not the same everywhere."""
-        return scale.data
 
     def check(self, scale: Scale) -> None:  # noqa: B027 — most tasks have nothing to add
         """Refuse what only the task knows to be wrong in a scale, before any trial runs.
@@ -244,8 +243,7 @@ class SupervisedTask(Task):
     ``data(scale, device)`` returns the three splits. ``loss(model, batch, scale)`` is a scalar.
     ``evaluate(model, part, scale)`` returns the metric on a whole part. ``augment(batch, scale,
     generator)`` changes a training batch. ``samples(model, part)`` is a text that shows what the
-    trained model does on some of the test part. ``named(scale)`` is the scale's data with a version,
-    where another machine may have another. A run has diverged if its training loss is not
+    trained model does on some of the test part. A run has diverged if its training loss is not
     finite at any step or ends above ``loss_bound(scale)``.
     """
 
@@ -255,7 +253,6 @@ class SupervisedTask(Task):
     evaluate: Callable[["torch.nn.Module", Any, Scale], float]
     augment: Callable[["Batch", Scale, "torch.Generator"], "Batch"] | None = None
     samples: Callable[["torch.nn.Module", Any], str] | None = None
-    named: Callable[[Scale], str] = lambda scale: scale.data
     loss_bound: Callable[[Scale], float]
 
     def run(
@@ -265,10 +262,6 @@ class SupervisedTask(Task):
         from robustlr.training import train
 
         return train(self, config, report, device, folder)
-
-    def data_name(self, scale: Scale) -> str:
-        """Return what ``named`` says."""
-        return self.named(scale)
 
     def check(self, scale: Scale) -> None:
         """Build the model once, if a condition changed how it is built or what pulls its gains.

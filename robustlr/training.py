@@ -1,7 +1,7 @@
 """The one training loop of supervised tasks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -87,26 +87,31 @@ def take_step(
     scale: Scale,
 ) -> Tensor:
     """Take one optimizer step on a batch; return its loss."""
+    return descend(optimizer, _losses(task, model, batch, scale))
+
+
+def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor]) -> Tensor:
+    """Take an optimizer step down the gradient of a sum of losses, made one by one; return it."""
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=batch.targets.device)
+    values = []
+    for loss in losses:
+        loss.backward()  # type: ignore[no-untyped-call]
+        values.append(loss.detach())
+    optimizer.step()
+    return torch.stack(values).sum()
+
+
+def _losses(
+    task: SupervisedTask, model: torch.nn.Module, batch: Batch, scale: Scale
+) -> Iterator[Tensor]:
+    """Yield what each of the pieces in which a batch is computed adds to its loss."""
     inputs, targets = (tensor.chunk(scale.accumulated) for tensor in batch)
     for piece in map(Batch, inputs, targets):
         with autocast(batch.targets.device.type):
             loss = task.loss(model, piece, scale)
             if scale.gain_penalty:
                 loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
-        loss = loss * (len(piece) / len(batch))
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    optimizer.step()
-    return total
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take an optimizer step down the gradient of a loss."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+        yield loss * (len(piece) / len(batch))
 
 
 class Losses:

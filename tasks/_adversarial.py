@@ -132,14 +132,13 @@ def _step(
         both = score(torch.cat([real, fake.detach()]), labels.repeat(2)).float()
     real_score, fake_score = both.chunk(2)
     loss = relu(1 - real_score).mean() + relu(1 + fake_score).mean()
-    descend(optimizers[1], loss)
+    discriminator_loss = descend(optimizers[1], [loss])
     players.discriminator.requires_grad_(False)  # the generator's step needs none of its gradients
     with autocast(device):
-        generator_loss = -score(fake, labels).float().mean()
-    descend(optimizers[0], generator_loss)
+        loss = -score(fake, labels).float().mean()
+    generator_loss = descend(optimizers[0], [loss])
     players.discriminator.requires_grad_(True)
-    total: Tensor = loss.detach() + generator_loss.detach()
-    return total
+    return discriminator_loss + generator_loss
 
 
 def _distance(scale: Scale, device: str, part: str) -> FrechetDistance:

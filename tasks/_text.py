@@ -44,7 +44,7 @@ def language_model(*, build: Build, vocabulary: int, **facts: Any) -> Supervised
         loss_bound=_loss_bound,
         model=_model(build, "context", LANGUAGE_DATA),
         data=_load_text,
-        named=_named,
+        data_name=_data_name,
         loss=_next_token_loss,
         evaluate=_text_perplexity,
         **facts,
@@ -63,7 +63,7 @@ def translation(
         loss_bound=_loss_bound,
         model=_model(build, "longest", (*PAIR_DATA, *PAIR_PROTOCOL)),
         data=_load_pairs,
-        named=_named,
+        data_name=_data_name,
         loss=_translation_loss,
         evaluate=_bleu if bleu else _pair_perplexity,
         samples=_samples,
@@ -88,7 +88,7 @@ def _loss_bound(scale: Scale) -> float:
     return 2 * math.log(scale.options["vocabulary"])
 
 
-def _named(scale: Scale) -> str:
+def _data_name(scale: Scale) -> str:
     from robustlr.tasks.data.corpora import versioned
 
     return versioned(scale.data)

@@ -1,5 +1,6 @@
 import itertools
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -73,6 +74,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     name = f"test{next(_numbers)}"
     server.psql(f"CREATE DATABASE {name};")
     return str(server.get_uri(database=name)).replace("postgresql+psycopg://", "postgresql://")
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a port at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture

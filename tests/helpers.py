@@ -2,14 +2,28 @@
 
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socketserver import BaseServer
 
 from robustlr.errors import UnavailableError
 from robustlr.study import Study, load_study
 from robustlr.task import Config, FunctionTask, Report
 
 ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def serving(server: BaseServer) -> Iterator[None]:
+    """Have a server answer from a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield
+    server.shutdown()
+    thread.join()
 
 
 def study_from(folder: Path, text: str) -> Study:

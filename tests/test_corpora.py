@@ -8,10 +8,8 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ import pytest
 from robustlr.errors import UnavailableError, UserError
 from robustlr.tasks.data import corpora, hub
 from robustlr.tasks.data.corpora import PARTS, corpus, corpus_folder, fingerprint, make_once
-from tests.helpers import ROOT
+from tests.helpers import ROOT, serving
 
 
 @pytest.fixture(autouse=True)
@@ -254,20 +252,8 @@ class _Hub(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[_Hub]:
-    with _Hub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with _Hub() as server, serving(server):
         yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def nowhere() -> str:
-    """The address of a port at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def _parquet(column: str, values: list[Any]) -> bytes:

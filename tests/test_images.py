@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +30,7 @@ from robustlr.errors import UserError
 from robustlr.task import Batch, LabelledPart, Part, Splits
 from robustlr.tasks.data import folder, images, published
 from robustlr.tasks.data.images import DATA_SETS, load
-from tests.helpers import ROOT
+from tests.helpers import ROOT, serving
 
 TRAIN, VALIDATION, TEST = 50, 10, 20
 
@@ -71,26 +70,14 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
         self.folder, self.delay, self.cut = folder, 0.0, False
         self.downloads: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.url = f"http://127.0.0.1:{self.server_port}"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[_Server]:
     (tmp_path / "served").mkdir()
-    with _Server(tmp_path / "served") as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with _Server(tmp_path / "served") as server, serving(server):
         yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def nowhere() -> str:
-    """The address of a port at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/"
 
 
 def _md5(content: bytes) -> str:
@@ -205,13 +192,13 @@ PUBLISHED = ("mnist", "fashion-mnist", "cifar10", "cifar100")
 def name(request: pytest.FixtureRequest, server: _Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a data set that the server has."""
     name = str(request.param)
-    _teach(monkeypatch, name, _publish(name, server.folder), server.url)
+    _teach(monkeypatch, name, _publish(name, server.folder), f"{server.url}/")
     return name
 
 
 @pytest.fixture
 def cifar10(server: _Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    _teach(monkeypatch, "cifar10", _publish("cifar10", server.folder), server.url)
+    _teach(monkeypatch, "cifar10", _publish("cifar10", server.folder), f"{server.url}/")
     return "cifar10"
 
 
@@ -301,8 +288,8 @@ def test_without_a_network_the_sentence_says_what_to_put_where(
     name: str, server: _Server, data: Path, nowhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = published._torchvision(name)
-    monkeypatch.setattr(kind, "mirrors", [nowhere], raising=False)
-    monkeypatch.setattr(kind, "url", nowhere + getattr(kind, "filename", ""), raising=False)
+    monkeypatch.setattr(kind, "mirrors", [f"{nowhere}/"], raising=False)
+    monkeypatch.setattr(kind, "url", f"{nowhere}/{getattr(kind, 'filename', '')}", raising=False)
     text = _sentence(name)
     assert "Connection refused" in text
     assert ("dataset-fashion-mnist" in text) == (name == "fashion-mnist")
@@ -321,9 +308,9 @@ def test_without_a_network_the_sentence_says_what_to_put_where(
 def test_the_next_mirror_is_asked_if_one_fails(
     server: _Server, nowhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _teach(monkeypatch, "mnist", _publish("mnist", server.folder), server.url)
+    _teach(monkeypatch, "mnist", _publish("mnist", server.folder), f"{server.url}/")
     kind = published._torchvision("mnist")
-    monkeypatch.setattr(kind, "mirrors", [nowhere, f"{server.url}absent/", server.url])
+    monkeypatch.setattr(kind, "mirrors", [f"{nowhere}/", f"{server.url}/absent/", f"{server.url}/"])
     _check("mnist", load("mnist"))
 
 
@@ -385,13 +372,13 @@ def test_two_processes_download_once(
         "input()\n"
         "_check('cifar10', load('cifar10'))\n"
     )
-    command = [sys.executable, "-c", code, json.dumps([known, server.url])]
+    command = [sys.executable, "-c", code, json.dumps([known, f"{server.url}/"])]
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdin is not None
         assert other.stdout is not None
-        _teach(monkeypatch, "cifar10", known, server.url)
+        _teach(monkeypatch, "cifar10", known, f"{server.url}/")
         assert other.stdout.readline() == "ready\n"
         other.stdin.write("\n")
         other.stdin.flush()
