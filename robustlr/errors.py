@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+MANY = 40
+"""How many valid names a sentence lists at most."""
+
 
 class UserError(Exception):
     """What was wrong, where, and what to do, in one sentence; the command line prints it alone."""
@@ -21,6 +24,8 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if nearest:
         return f'did you mean "{nearest[0]}"?'
+    if len(names) > MANY:
+        names = [*names[:MANY], f"and {len(names) - MANY} more"]
     return f"there is: {', '.join(names)}." if names else "there is none."
 
 

@@ -137,7 +137,17 @@ def trial_folder(claim: Claim) -> Path:
 @cache
 def _provenance(device: str) -> dict[str, Any]:
     """Return what is needed to run a trial again, beyond its configuration."""
-    packages = ("robustlr", "torch", "optuna", "numpy", "tokenizers", "sacrebleu")
+    packages = (
+        "robustlr",
+        "torch",
+        "optuna",
+        "numpy",
+        "tokenizers",
+        "sacrebleu",
+        "stable-baselines3",
+        "gymnasium",
+        "ale-py",
+    )
     return {
         "device": _device_name(device),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from robustlr.checkpoint import Run
 from robustlr.scale import Scale
 from robustlr.task import Batch, Config, Outcome, Splits, SupervisedTask, Task
 from robustlr.tasks.data.pairs import PairPart
+from robustlr.tasks.reinforcement import PPOTask
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -71,6 +72,8 @@ def same(one: Any, other: Any) -> bool:
 
 def with_little_data(task: AnyTask) -> AnyTask:
     """Return the task with few of its examples: to look at all takes longer than a few steps do."""
+    if isinstance(task, PPOTask):
+        return cast(AnyTask, _with_few_environments(task))
     if not isinstance(task, SupervisedTask):
         return task
     data = task.data
@@ -79,6 +82,13 @@ def with_little_data(task: AnyTask) -> AnyTask:
         return Splits(*map(_fewer, data(scale, device)))
 
     return replace(task, data=load)
+
+
+def _with_few_environments(task: PPOTask) -> PPOTask:
+    """Return the task with rollouts of 256 steps, and one game a test environment."""
+    few = {"environments": 2, "n_steps": 128, "test_episodes": 2}
+    scale = task.scales["small"]
+    return replace(task, scales={"small": replace(scale, options={**scale.options, **few})})
 
 
 def _fewer(part: Any) -> Any:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -266,8 +267,9 @@ def test_every_trial_records_how_to_run_it_again(
     result = found.trials[0].user_attrs["result"]
     assert result["device"] == "cpu"
     assert result["seconds"] >= 0
-    packages = {"robustlr", "torch", "optuna", "numpy", "tokenizers", "sacrebleu"}
-    assert set(result["versions"]) == packages
+    versions = result["versions"]
+    assert {"robustlr", "optuna", "numpy", "tokenizers", "ale-py"} <= set(versions)
+    assert versions["torch"] == version("torch")
     assert result["commit"] is None or len(result["commit"].rstrip("+")) == 40
     assert found.trials[0].user_attrs["worker"].endswith(":cpu")
 
