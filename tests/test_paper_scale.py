@@ -19,6 +19,7 @@ from robustlr.tasks.data.corpora import PARTS, corpus
 from robustlr.tasks.data.hub import SOURCES
 from robustlr.tasks.data.images import DATA_SETS
 from robustlr.tasks.data.tokens import GPT2_PIECES
+from robustlr.tasks.reinforcement import PPOTask
 from tests.runs import run_to_end
 from tests.test_corpora import gpt2_file
 
@@ -146,7 +147,9 @@ def test_two_steps_at_paper_scale(
     text._load.cache_clear()
     if isinstance(task, GanTask):
         scale = task.scales["paper-frechet"]  # the weights of Inception are not at hand
-    scale = replace(scale, epochs=0, steps=2, evaluations=1, worst=1e9)
+    steps = 8 * 128 if isinstance(task, PPOTask) else 2  # of the environment: a rollout
+    worst = 1e9 if task.direction == "minimize" else -1e9
+    scale = replace(scale, epochs=0, steps=steps, evaluations=1, worst=worst)
     scale = replace(scale, batch_size=BATCH.get(name, scale.batch_size))
     task = replace(task, scales={"paper": scale})
     config = Config(
@@ -156,7 +159,7 @@ def test_two_steps_at_paper_scale(
     if length:
         assert 0.8 * length < _longest_side(task, scale) <= length + 1
     ended = run_to_end(task, config)
-    assert ended.outcome.steps == 2
+    assert ended.outcome.steps == steps
     assert not ended.outcome.diverged
     for state in ended.states:
         assert all(
