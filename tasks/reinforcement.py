@@ -16,12 +16,13 @@ rows have norm 0.01; rotational variants keep it there, which is a uniform polic
 makes it 1. On Pong they do so too, unless the condition ``ortho_init = false`` says otherwise.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robustlr.errors import UnavailableError
+from robustlr.errors import UnavailableError, UserError
 from robustlr.scale import CONDITIONS, Scale
 from robustlr.task import Config, Outcome, Report, Task, build_checked
 
@@ -62,6 +63,11 @@ class PPOTask(Task):
         Raises:
             UserError: there is no such environment, or an option does not fit.
         """
+        for name, value in scale.options.items():
+            lowest, highest = _RANGES.get(name, (-math.inf, math.inf))
+            if not lowest <= value <= highest:
+                bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
+                raise UserError(f"{name} = {value}: it must be {bound}")
         build_checked(_loop().learner, scale)
 
 
@@ -79,6 +85,19 @@ def _loop() -> Any:
         ) from error
     return _ppo
 
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "gamma": (0, 1),
+    "gae_lambda": (0, 1),
+    "clip_range": (0, math.inf),
+    "clip_range_vf": (0, math.inf),
+    "frame_size": (36, math.inf),  # the convolutions leave one pixel of it
+    **dict.fromkeys(
+        ("environments", "n_steps", "n_epochs", "episodes", "test_episodes"), (1, math.inf)
+    ),
+    **dict.fromkeys(("frame_stack", "width", "hidden"), (1, math.inf)),
+}
+"""What stable-baselines3 and torch do not refuse, or not in words."""
 
 _KOSTRIKOV: Mapping[str, Any] = {
     "environments": 8,

@@ -238,6 +238,24 @@ def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
         cartpole_ppo.check(replace(scale, data="CartPole-v9"))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "bound"),
+    [
+        ("environments", 0, "at least 1"),
+        ("n_steps", 0, "at least 1"),
+        ("episodes", 0, "at least 1"),
+        ("gamma", 1.1, "at most 1"),
+        ("clip_range", -0.1, "at least 0"),
+        ("frame_size", 35, "at least 36"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(option: str, value: float, bound: str) -> None:
+    scale = pong.scales["small"]
+    with pytest.raises(UserError, match=f"^{option} = {value}: it must be {bound}$"):
+        pong.check(replace(scale, options={**scale.options, option: value}))
+    pong.check(replace(scale, options={**scale.options, "frame_size": 36}))
+
+
 def test_any_environment_is_a_task() -> None:
     own = cartpole_ppo.scales["small"]
     for environment in ("Acrobot-v1", "Pendulum-v1", "BreakoutNoFrameskip-v4"):
