@@ -7,7 +7,8 @@ training at paper scale with Nero, whole rollouts with their gradient steps. Row
 in ale-py's engine; ``DummyVecEnv`` and ``SubprocVecEnv`` are stable-baselines3's ``make_atari_env`` with
 frames stacked, and with the same policy and hyperparameters. A round times each of the three, in
 random order; figures are medians over the rounds, and ``speedup`` is the median over the rounds of
-robustlr's rate over the row's. Every row may use all cores of the machine.
+robustlr's rate over the row's. Every row may use all cores of the machine, but that of one thread, which
+plays in the engine as a CPU worker does.
 
 ``--train`` plays Learning by Turning's five million steps with Nero at 0.01 and Adam at 1e-4, on one
 seed, and writes minutes, rewards and curves beside the published rewards. It is for a GPU.
@@ -39,7 +40,7 @@ from robustlr.tasks._environments import make
 from robustlr.tasks._ppo import Learner, learner
 from robustlr.tasks.reinforcement import pong
 
-OURS = "robustlr"
+OURS, ONE_THREAD = "robustlr", "robustlr, one thread"
 SCALE = pong.scales["paper"]
 GAMES = SCALE.options["environments"]
 STEPS = 512
@@ -53,12 +54,16 @@ SETTINGS: Mapping[str, Mapping[str, float]] = {
 
 
 def environments() -> dict[str, VecEnv]:
-    """Return the three ways to play eight games."""
+    """Return the ways to play eight games."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the engine takes as many
+    one_thread = make(SCALE.data, GAMES)
+    torch.set_num_threads(threads)
     standard = {
         kind.__name__: VecFrameStack(make_atari_env(SCALE.data, GAMES, vec_env_cls=kind), 4)
         for kind in (DummyVecEnv, SubprocVecEnv)
     }
-    return {OURS: make(SCALE.data, GAMES), **standard}
+    return {OURS: make(SCALE.data, GAMES), ONE_THREAD: one_thread, **standard}
 
 
 def play(games: VecEnv) -> None:
@@ -102,9 +107,12 @@ def measure(device: str, rounds: int) -> list[dict[str, Any]]:
         play(one)
     parts = {name: (lambda one=one: play(one)) for name, one in games.items()}
     rows = rates(time_rounds(parts, device, rounds), STEPS * GAMES, "environment")
-    models = {name: policy(one, device) for name, one in games.items()}
+    models = {name: policy(games[name], device) for name in games if name != ONE_THREAD}
     rollout = GAMES * SCALE.options["n_steps"]
-    learn = {name: (lambda one=one: one.learn(rollout)) for name, one in models.items()}
+    learn = {
+        name: (lambda model=model: model.learn(rollout, reset_num_timesteps=False))
+        for name, model in models.items()
+    }
     for run in learn.values():
         run()
     rows += rates(time_rounds(learn, device, rounds), rollout, "ppo")

@@ -9,6 +9,7 @@ goes on, the wrappers press the buttons again, and the engine leaves that to the
 lives).
 """
 
+from importlib import import_module
 from typing import Any
 
 import ale_py
@@ -24,12 +25,15 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from robustlr.errors import UnavailableError, unknown
+from robustlr.errors import UnavailableError, UserError, unknown
 
 gymnasium.register_envs(ale_py)
 
 LONGEST_GAME = 108_000
 """Frames after which a game of Atari is cut off: half an hour, as in the standard environments."""
+
+LONGEST_IDLE = 30
+"""The most idle frames at the start of a game."""
 
 
 class AtariGames(VecEnv):
@@ -47,7 +51,6 @@ class AtariGames(VecEnv):
         frame_size: Height and width of a frame.
         frame_stack: How many frames make an observation.
         sticky: The probability that an action is ignored for the one before.
-        idle: The most idle frames at the start of a game.
 
     Raises:
         UnavailableError: ale-py has no such cartridge here.
@@ -61,7 +64,6 @@ class AtariGames(VecEnv):
         frame_size: int = 84,
         frame_stack: int = 4,
         sticky: float = 0.0,
-        idle: int = 30,
     ) -> None:
         _check_rom(game)
         self._engine = AtariVectorEnv(
@@ -74,7 +76,7 @@ class AtariGames(VecEnv):
             img_height=frame_size,
             img_width=frame_size,
             stack_num=frame_stack,
-            noop_max=idle,
+            noop_max=LONGEST_IDLE,
             life_loss_info=True,  # ``episodic_life`` would begin a new game instead of the next life
             reward_clipping=False,
         )
@@ -106,7 +108,8 @@ class AtariGames(VecEnv):
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for game in np.flatnonzero(done):
-            goes_on = facts["episode_frame_number"][game] > self._frames[game]  # with another life
+            # With another life: a game that begins anew is at most 32 frames old.
+            goes_on = facts["episode_frame_number"][game] > self._frames[game]
             last = observations if goes_on else facts["final_obs"]
             infos[game] = {
                 "terminal_observation": last[game],
@@ -141,35 +144,41 @@ class AtariGames(VecEnv):
         raise AttributeError(f"{method_name} cannot be called: the games share one engine")
 
 
-def make(environment: str, count: int, *, reward_scale: float = 1.0, **frames: int) -> VecEnv:
+def make(environment: str, count: int, **options: Any) -> VecEnv:
     """Return ``count`` environments that report the true reward of every episode.
 
     Args:
         environment: An id of Gymnasium's. Any Atari game is prepared as in ``AtariGames``, with the
-            sticky actions that its id stands for.
+            sticky actions that its id stands for, but always with four frames a step.
         count: How many.
-        reward_scale: What rewards are multiplied by, where they are not signs as of Atari games.
-        frames: Of an Atari game, its ``frame_size`` and ``frame_stack``.
+        options: Of an Atari game ``frame_size`` and ``frame_stack``; of others ``reward_scale``, what
+            rewards are multiplied by.
 
     Raises:
-        UserError: there is no such environment.
+        UserError: there is no such environment, or it has no such option.
         UnavailableError: it needs a cartridge or a package that is not installed.
     """
     spec = find(environment)
-    if spec.entry_point == "ale_py.env:AtariEnv" and spec.kwargs.get("obs_type") != "ram":
+    is_atari = spec.entry_point == "ale_py.env:AtariEnv"
+    known = ("frame_size", "frame_stack") if is_atari else ("reward_scale",)
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {environment}", name, known)
+    if is_atari:
         sticky = spec.kwargs["repeat_action_probability"]
-        return AtariGames(spec.kwargs["game"], count, sticky=sticky, **frames)
+        return AtariGames(spec.kwargs["game"], count, sticky=sticky, **options)
+    scale = options.get("reward_scale", 1.0)
     try:
         return make_vec_env(
             environment,
             count,
             # Around ``Monitor``, which sees the true rewards
-            wrapper_class=lambda one: TransformReward(
-                one, lambda reward: reward_scale * float(reward)
-            ),
+            wrapper_class=lambda one: TransformReward(one, lambda reward: scale * float(reward)),
         )
-    except gymnasium.error.DependencyNotInstalled as error:
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise UnavailableError(f"{environment} needs more packages: {error}") from error
+    except gymnasium.error.Error as error:
+        raise UserError(f"{environment} cannot be made: {error}") from error
 
 
 def find(environment: str) -> EnvSpec:
@@ -177,10 +186,16 @@ def find(environment: str) -> EnvSpec:
 
     Raises:
         UserError: there is no such environment.
+        UnavailableError: the module before its colon cannot be imported.
     """
+    module, _, name = environment.rpartition(":")
     try:
-        return gymnasium.spec(environment)
-    except (gymnasium.error.Error, ImportError):
+        if module:
+            import_module(module)
+        return gymnasium.spec(name)
+    except ImportError as error:
+        raise UnavailableError(f"{environment} cannot be imported: {error}") from error
+    except gymnasium.error.Error:
         raise unknown("environment of Gymnasium", environment, gymnasium.registry) from None
 
 

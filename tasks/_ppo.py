@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import set_random_seed
 from torch.optim.lr_scheduler import LambdaLR
 
 from robustlr.checkpoint import Run
@@ -29,6 +30,17 @@ from robustlr.training import place
 if TYPE_CHECKING:
     from robustlr.tasks.reinforcement import PPOTask
 
+HYPERPARAMETERS = (
+    "n_steps",
+    "n_epochs",
+    "gamma",
+    "gae_lambda",
+    "clip_range",
+    "clip_range_vf",
+    "ent_coef",
+    "vf_coef",
+    "target_kl",
+)
 ENVIRONMENT = ("reward_scale", "frame_size", "frame_stack")
 NETWORK = ("width", "hidden")
 FILMSTRIP = (4, 8)
@@ -90,31 +102,30 @@ def learner(scale: Scale, device: str = "cpu") -> Learner:
     Raises:
         UserError: there is no such environment, or a rollout is no whole number of batches.
     """
-    options = dict(scale.options)
-    count = options.pop("environments")
+    options = scale.options
+    count = options["environments"]
+    hyperparameters, shown, network = (
+        {name: options[name] for name in names if name in options}
+        for names in (HYPERPARAMETERS, ENVIRONMENT, NETWORK)
+    )
     rollout = count * options["n_steps"]
+    if rollout == 1:
+        raise UserError("environments = 1 and n_steps = 1: a rollout must be more than one step")
     if rollout % scale.batch_size:
         raise UserError(
             f"batch_size = {scale.batch_size}: a rollout of {count} environments times "
             f"n_steps = {options['n_steps']} is {rollout} steps, no whole number of batches"
         )
-    del options["episodes"], options["test_episodes"]
-    shown, network = (
-        {name: options.pop(name) for name in names if name in options}
-        for names in (ENVIRONMENT, NETWORK)
-    )
     environments = make(scale.data, count, **shown)
-    policy: dict[str, Any] = {"ortho_init": options.pop("ortho_init")}
-    if is_image_space(environments.observation_space):
-        policy |= {
-            "features_extractor_class": ImageFeatures,
-            "features_extractor_kwargs": network,
-            "net_arch": [],
-        }
-    else:
-        policy |= {"features_extractor_class": SignedFeatures, **network}
+    is_image = is_image_space(environments.observation_space)
+    policy = {
+        "features_extractor_class": ImageFeatures if is_image else SignedFeatures,
+        "features_extractor_kwargs": network,
+        "net_arch": [] if is_image else None,
+        "ortho_init": options["ortho_init"],
+    }
     made = Learner(
-        "MlpPolicy",
+        "CnnPolicy" if is_image else "MlpPolicy",
         environments,
         batch_size=scale.batch_size,
         normalize_advantage=False,
@@ -122,7 +133,7 @@ def learner(scale: Scale, device: str = "cpu") -> Learner:
         rollout_buffer_class=Rollouts,
         policy_kwargs=policy,
         device=device,
-        **options,
+        **hyperparameters,
     )
     made.set_logger(Logger(folder=None, output_formats=[]))
     place(made.policy, device)
@@ -143,14 +154,15 @@ def train(
     torch.manual_seed(seeds.initialisation)
     model = learner(scale, device)
     rollout = model.n_envs * model.n_steps
-    scale = replace(scale, steps=max(1, scale.steps // rollout) * rollout)
+    updates = replace(scale, steps=max(1, scale.steps // rollout))
+    scale = replace(scale, steps=updates.steps * rollout)
     optimizer = model.policy.optimizer = config.build_optimizer(model.policy, scale.gradient_clip)
-    model.schedule = LambdaLR(optimizer, lambda update: scale.lr_factor(update * rollout))
+    model.schedule = LambdaLR(optimizer, updates.lr_factor)
     episodes = Episodes(scale.options["episodes"])
     parts = (model.policy, optimizer, model.schedule, episodes)
     run = Run(config, scale, report, folder, parts, torch.Generator(device))
     model.num_timesteps = run.resume()
-    interval = math.ceil(scale.steps / rollout / scale.evaluations) * rollout
+    interval = math.ceil(updates.steps / scale.evaluations) * rollout
     while model.num_timesteps < scale.steps:
         _begin_anew(model, seeds)
         if not _learn(model, min(interval, scale.steps - model.num_timesteps), episodes):
@@ -168,32 +180,23 @@ def train(
 def _begin_anew(model: Learner, seeds: Seeds) -> None:
     """Seed all chance by how far the run is, and have every episode begin anew."""
     seed = SeedSequence((seeds.noise, model.num_timesteps)).generate_state(1)[0]
-    model.set_random_seed(int(seed) // 2)  # environments take seeds of 31 bits
     environments = model.get_env()
     assert environments is not None
-    model.set_env(environments)
+    # Not the model's own method, which makes cuDNN slow for every task after this one.
+    set_random_seed(int(seed))
+    environments.seed(int(seed) // 2)  # they take 31 bits
+    model.set_env(environments)  # has it reset them
 
 
 def _learn(model: Learner, steps: int, episodes: Episodes) -> bool:
     """Take that many environment steps; return whether the policy is still one."""
     try:
         model.learn(steps, episodes, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
-    except ValueError:  # of a distribution that is not a number
-        if _is_finite(model):
+    except ValueError as error:
+        if not str(error).startswith("Expected parameter"):  # of a distribution: torch's words
             raise
-    return _is_finite(model)
-
-
-@torch.no_grad()
-def _is_finite(model: Learner) -> bool:
-    """Return whether the policy's weights, and what it makes of an observation, are finite."""
-    policy = model.policy
-    assert model._last_obs is not None
-    weights = [p.isfinite().all() for p in policy.parameters()]
-    features = policy.extract_features(policy.obs_to_tensor(model._last_obs)[0])
-    actor, critic = policy.mlp_extractor(features)
-    outputs = [policy.action_net(actor).isfinite().all(), policy.value_net(critic).isfinite().all()]
-    return bool(torch.stack([*weights, *outputs]).all())
+        return False
+    return bool(torch.stack([p.isfinite().all() for p in model.policy.parameters()]).all())
 
 
 def play(model: PPO, count: int) -> tuple[float, list[np.ndarray]]:
@@ -207,6 +210,7 @@ def play(model: PPO, count: int) -> tuple[float, list[np.ndarray]]:
     assert environments is not None
     is_image = is_image_space(environments.observation_space)
 
+    # The names are those of variables in ``evaluate_policy``, as it offers them to callbacks.
     def keep(now: dict[str, Any], _: dict[str, Any]) -> None:
         nonlocal every
         if not is_image or now["i"] or now["episode_counts"][0]:

@@ -2,9 +2,10 @@
 
 Pong at paper scale is Kostrikov's protocol, which Learning by Turning ran: the reward of a game is
 the difference of the points, -21 to 21. Its code halves the squared error of the critic before
-``value_loss_coef = 0.5``, so that stable-baselines3's ``vf_coef`` is 0.25. Two things are
-stable-baselines3's own: it clips the critic's change where the code takes the larger of the clipped
-and the free error, and frames are made small by ale-py.
+``value_loss_coef = 0.5``, so that stable-baselines3's ``vf_coef`` is 0.25. Three things differ:
+stable-baselines3 clips the critic's change, where the code takes the larger of the clipped and the free
+error; ale-py prepares the frames; and all games begin anew at each of 25 evaluations, where those that
+are cut off do not count.
 
 The small scale plays the same game on frames of half the size, with a small network, and for so few
 steps that nothing can be learnt from them: it shows that everything runs.
@@ -13,18 +14,29 @@ CartPole has what optimizers that bound weights need to learn it at all, for eve
 rewards that bring a critic's values within 1, observations with their negatives (``SignedFeatures``),
 and torch's initialisation instead of the orthogonal one. That one begins with an action head whose
 rows have norm 0.01; rotational variants keep it there, which is a uniform policy for ever, and Nero
-makes it 1. On Pong they do so too, unless the condition ``ortho_init = false`` says otherwise.
+makes it 1. Pong has it as published; the condition ``ortho_init = false`` takes torch's there too.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from robustlr.errors import UnavailableError, UserError
+from robustlr.errors import UnavailableError, UserError, unknown
 from robustlr.scale import CONDITIONS, Scale
 from robustlr.task import Config, Outcome, Report, Task, build_checked
+
+OPTIONS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("environments", "n_steps", "n_epochs"), (1, math.inf)),
+    **dict.fromkeys(("gamma", "gae_lambda"), (0, 1)),
+    **dict.fromkeys(("clip_range", "clip_range_vf", "target_kl"), (0, math.inf)),
+    **dict.fromkeys(("ent_coef", "vf_coef", "reward_scale"), (0, math.inf)),
+    **dict.fromkeys(("episodes", "test_episodes", "frame_stack", "width", "hidden"), (1, math.inf)),
+    "frame_size": (36, math.inf),  # of which the convolutions leave a pixel
+    "ortho_init": (False, True),
+}
+"""The lowest and highest value of each option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +49,20 @@ class PPOTask(Task):
     same end. Its ``options`` are:
 
     - ``environments``: how many copies are played at once;
+    - hyperparameters of PPO, as stable-baselines3 names them: ``n_steps``, ``n_epochs``, ``gamma``,
+      ``gae_lambda``, ``clip_range``, ``clip_range_vf``, ``ent_coef``, ``vf_coef``, ``target_kl``;
+    - ``ortho_init``: whether weights begin orthogonal, or as torch has them;
     - ``episodes``: how many of the last ones in training the tuning metric is a mean of;
     - ``test_episodes``: how many the test value is a mean of, played when training has ended;
-    - ``reward_scale``: what the learner sees of rewards, where they are not signs as of Atari games;
-    - ``frame_size`` and ``frame_stack``, and the network's ``width`` and ``hidden``, for images;
-    - any argument of stable-baselines3's ``PPO``, such as ``n_steps``, ``gamma`` or ``clip_range``.
+    - ``frame_size`` and ``frame_stack`` of Atari games; ``reward_scale``, the part of rewards that the
+      learner sees, of other environments;
+    - ``width`` and ``hidden`` of the network for images.
 
-    Advantages are normalised over a rollout.
+    Advantages are normalised over a rollout; the learning rate changes from rollout to rollout.
     """
 
     metric: str = "mean episode reward"
-    direction: Any = "maximize"
+    direction: Literal["minimize", "maximize"] = "maximize"
     conditions: tuple[str, ...] = CONDITIONS
 
     def run(
@@ -64,8 +79,10 @@ class PPOTask(Task):
             UserError: there is no such environment, or an option does not fit.
         """
         for name, value in scale.options.items():
-            lowest, highest = _RANGES.get(name, (-math.inf, math.inf))
-            if not lowest <= value <= highest:
+            if name not in OPTIONS:
+                raise unknown("option of a policy", name, OPTIONS)
+            lowest, highest = OPTIONS[name]
+            if value is not None and not lowest <= value <= highest:
                 bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
                 raise UserError(f"{name} = {value}: it must be {bound}")
         build_checked(_loop().learner, scale)
@@ -85,19 +102,6 @@ def _loop() -> Any:
         ) from error
     return _ppo
 
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "gamma": (0, 1),
-    "gae_lambda": (0, 1),
-    "clip_range": (0, math.inf),
-    "clip_range_vf": (0, math.inf),
-    "frame_size": (36, math.inf),  # the convolutions leave one pixel of it
-    **dict.fromkeys(
-        ("environments", "n_steps", "n_epochs", "episodes", "test_episodes"), (1, math.inf)
-    ),
-    **dict.fromkeys(("frame_stack", "width", "hidden"), (1, math.inf)),
-}
-"""What stable-baselines3 and torch do not refuse, or not in words."""
 
 _KOSTRIKOV: Mapping[str, Any] = {
     "environments": 8,
@@ -162,7 +166,7 @@ cartpole_ppo = PPOTask(
                 "n_steps": 128,
                 "n_epochs": 5,
                 "gamma": 0.98,
-                "gae_lambda": 0.95,
+                "gae_lambda": 0.98,
                 "clip_range": 0.2,
                 "ent_coef": 0.0,
                 "vf_coef": 0.5,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -259,7 +260,7 @@ def test_the_dashboard_serves_the_studies_on_loopback(tmp_path: Path) -> None:
 def test_the_readme_is_true(tmp_path: Path) -> None:
     """Run the README's commands in its order, with the files that it shows."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for kind, name in (("python", "mine.py"), ("toml", "mine.toml")):
+    for kind, name in (("python", "mine.py"), ("toml", "mine.toml"), ("python", "policies.py")):
         (shown,) = (
             b for b in re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) if f"# {name}" in b
         )
@@ -269,5 +270,8 @@ def test_the_readme_is_true(tmp_path: Path) -> None:
     for command in commands:
         _robustlr(*command.split(), cwd=tmp_path)
     assert (tmp_path / "report/mine/report.html").exists()
+    policies = runpy.run_path(str(tmp_path / "policies.py"))
+    for name, scale in (("acrobot", "small"), ("breakout", "paper")):
+        policies[name].check(policies[name].scales[scale])
     (smoke,) = re.findall(r'```toml\n(name = "smoke".*?)```', text, re.DOTALL)
     assert study_from(tmp_path, smoke).hash == load_study("smoke").hash

@@ -6,6 +6,7 @@ started as the engine starts them, with as many frames, so that the same actions
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium
@@ -147,6 +148,32 @@ def test_what_the_engine_does_otherwise_at_the_start_of_a_game() -> None:
     assert frames.getEpisodeFrameNumber() == 9
 
 
+def _random_games(games: VecEnv) -> tuple[np.ndarray, np.ndarray]:
+    """Return rewards and lengths of two games of each on random actions."""
+    games.seed(0)
+    games.reset()
+    actions = np.random.default_rng(0)
+    ended: list[list[dict[str, float]]] = [[] for _ in range(games.num_envs)]
+    while min(map(len, ended)) < 2:
+        _, _, _, infos = games.step(actions.integers(6, size=games.num_envs))
+        for own, info in zip(ended, infos, strict=True):
+            own += [info["episode"]] if "episode" in info else []
+    played = [facts for own in ended for facts in own[:2]]
+    return np.array([f["r"] for f in played]), np.array([f["l"] for f in played])
+
+
+def test_another_start_makes_no_other_game() -> None:
+    """Rewards and lengths of random games, whose first frames the two stacks idle through otherwise."""
+    ours = _random_games(AtariGames("pong", 8))
+    standard = _random_games(make_atari_env("PongNoFrameskip-v4", 8))
+    frames_a_step = 4
+    for one, other, unit in zip(ours, standard, (1, frames_a_step), strict=True):
+        other = other / unit  # ``Monitor`` counts frames below the wrapper that skips them
+        error = np.hypot(one.std(ddof=1), other.std(ddof=1)) / np.sqrt(len(one))
+        assert error < abs(one.mean()) / 20
+        assert abs(one.mean() - other.mean()) < 3 * error
+
+
 def test_seeds_decide_the_games() -> None:
     seen = []
     for seed in (3, 3, 4):
@@ -188,9 +215,18 @@ def test_an_unknown_environment_is_named_with_the_nearest() -> None:
         find("PogNoFrameskip-v4")
     with pytest.raises(UserError, match=r'"CartPole"; did you mean "CartPole-v[01]"\?'):
         find("CartPole")
+    with pytest.raises(UnavailableError, match=r"^nothing:Env-v0 cannot be imported: .*'nothing'"):
+        find("nothing:Env-v0")
     with pytest.raises(UserError, match=r"and \d+ more") as refused:
         find("?")
     assert len(str(refused.value)) < 2000
+
+
+def test_an_option_of_other_environments_is_refused() -> None:
+    with pytest.raises(UserError, match='option of PongNoFrameskip-v4 is named "reward_scale"'):
+        make("PongNoFrameskip-v4", 1, reward_scale=0.5)
+    with pytest.raises(UserError, match='option of CartPole-v1 is named "frame_size"'):
+        make("CartPole-v1", 1, frame_size=84)
 
 
 def test_a_missing_or_damaged_rom_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +256,7 @@ def test_a_missing_package_is_named(package: str) -> None:
     assert "pip install 'robustlr[rl]'" in found.stdout
 
 
+@pytest.mark.skipif(find_spec("Box2D") is not None, reason="the package is installed")
 def test_an_environment_that_needs_another_package_says_so() -> None:
     with pytest.raises(UnavailableError, match=r"^LunarLander-v3 needs more packages: .*Box2D"):
         make("LunarLander-v3", 1)

@@ -1,9 +1,8 @@
 """Policies: the published network and schedule, any optimizer in them, and that they learn."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from robustlr.optim.rv_adamw import RVAdamW
 from robustlr.registry import load_optimizer, optimizers
 from robustlr.scale import Scale
 from robustlr.space import Value
-from robustlr.task import Config
+from robustlr.task import Config, Seeds
 from robustlr.tasks._ppo import Learner, Rollouts, learner
 from robustlr.tasks.reinforcement import PPOTask, cartpole_ppo, pong
 from tests.runs import ignore, run_to_end, with_little_data
@@ -71,32 +70,31 @@ def test_advantages_are_normalised_over_a_whole_rollout() -> None:
     assert np.allclose(buffer.advantages, expected, atol=1e-3)
 
 
-def _rates(scale: Scale, updates: int) -> list[list[float]]:
-    """Return the learning rates of both groups in each of the first updates."""
-    model = learner(scale)
-    rollout = model.n_envs * model.n_steps
-    heads = [*model.policy.action_net.parameters(), *model.policy.value_net.parameters()]
-    others = [p for p in model.policy.parameters() if all(p is not head for head in heads)]
-    groups = [{"params": others, "lr": 0.1}, {"params": heads, "lr": 0.01}]
-    model.policy.optimizer = torch.optim.SGD(groups)
-    model.schedule = LambdaLR(model.policy.optimizer, lambda n: scale.lr_factor(n * rollout))
-    rates = []
+class NotedSGD(torch.optim.SGD):
+    """SGD with a tenth of the learning rate for biases, which notes all of them."""
 
-    def note(*_: Any) -> None:
-        rates.append([group["lr"] for group in model.policy.optimizer.param_groups])
+    rates: ClassVar[list[list[float]]] = []
 
-    model.policy.optimizer.register_step_pre_hook(note)
-    model.learn(rollout * updates)
-    return rates
+    def __init__(self, params: Any, lr: float = 0.1, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self.param_groups[1]["lr"] *= 0.1
+
+    def step(self, closure: Any = None) -> Any:
+        self.rates.append([group["lr"] for group in self.param_groups])
+        return super().step(closure)
 
 
-def test_the_learning_rate_falls_from_update_to_update_in_every_group() -> None:
-    scale = _short(cartpole_ppo, rollouts=4, n_epochs=2).scales["small"]
-    expected = [[0.1 * share, 0.01 * share] for share in (1, 0.75, 0.5, 0.25) for _ in range(2)]
-    assert np.allclose(_rates(scale, 4), expected)
-    warm = replace(scale, warmup=0.5)
-    expected = [[0.1 * share, 0.01 * share] for share in (1 / 512, 257 / 512, 1, 0.5)]
-    assert np.allclose(_rates(warm, 4)[::2], expected)
+@pytest.mark.parametrize(
+    ("warmup", "shares"), [(0.0, (1, 0.75, 0.5, 0.25)), (0.5, (0.5, 1, 1, 0.5))]
+)
+def test_the_learning_rate_changes_with_the_rollout_in_every_group(
+    warmup: float, shares: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NotedSGD, "rates", [])
+    task = _short(cartpole_ppo, rollouts=4, n_epochs=2)
+    task = replace(task, scales={"small": replace(task.scales["small"], warmup=warmup)})
+    task.run(_config(task.name, f"{__name__}:NotedSGD", lr=0.1), ignore)
+    assert np.allclose(NotedSGD.rates, [[0.1 * f, 0.01 * f] for f in shares for _ in range(2)])
 
 
 def test_pong_falls_to_nothing_over_4882_updates_as_published() -> None:
@@ -115,8 +113,11 @@ def test_every_optimizer_trains_a_policy(name: str) -> None:
     assert not ended.outcome.diverged
     assert ended.outcome.steps == 512
     assert optimizer["param_groups"][0]["initial_lr"] == 0.01
-    fresh = learner(task.scales["small"]).policy.state_dict()
-    assert all(not torch.equal(policy[key], fresh[key]) for key in fresh if "weight" in key)
+    torch.manual_seed(Seeds.of(0).initialisation)
+    begun = learner(task.scales["small"]).policy
+    _config(task.name, name, lr=0.01).build_optimizer(begun)  # some change weights
+    weights = {key: value for key, value in begun.state_dict().items() if "weight" in key}
+    assert not any(torch.equal(policy[key], weights[key]) for key in weights)
 
 
 @pytest.mark.parametrize("name", optimizers())
@@ -190,15 +191,21 @@ def test_gradients_are_clipped_once_and_by_the_optimizer() -> None:
     assert seen[1] == pytest.approx(0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("lr", [1e8, 1e30])
-def test_a_policy_that_is_not_a_number_has_diverged(lr: float) -> None:
+@pytest.mark.parametrize(
+    ("environment", "optimizer", "lr"),
+    [("CartPole-v1", "sgdm", 1e30), ("Pendulum-v1", "adam", 1e3)],
+)
+def test_a_policy_that_is_not_a_number_has_diverged(
+    environment: str, optimizer: str, lr: float
+) -> None:
+    """Of weights, or of the spread of a continuous action."""
     task = _short(cartpole_ppo, rollouts=8)
+    task = replace(task, scales={"small": replace(task.scales["small"], data=environment)})
     curve: list[float] = []
-    outcome = task.run(_config(task.name, "sgdm", lr=lr), lambda step, value: curve.append(value))
-    if lr > 1e20:
-        assert outcome == replace(outcome, value=task.worst, test_value=task.worst, diverged=True)
-        assert curve[-1] == task.worst
-    assert math.isfinite(outcome.value)
+    config = _config(task.name, optimizer, lr=lr)
+    outcome = task.run(config, lambda step, value: curve.append(value))
+    assert outcome == replace(outcome, value=task.worst, test_value=task.worst, diverged=True)
+    assert curve[-1] == task.worst
 
 
 def test_other_errors_are_not_taken_for_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,12 +235,22 @@ def test_training_and_test_episodes_are_apart() -> None:
     assert one.outcome.test_value != other.outcome.test_value
 
 
+def test_unknown_options_are_refused() -> None:
+    scale = pong.scales["small"]
+    with pytest.raises(
+        UserError, match=r'of a policy is named "clip_rang"; did you mean "clip_range"'
+    ):
+        pong.check(replace(scale, options={**scale.options, "clip_rang": 0.2}))
+    pong.check(replace(scale, options={**scale.options, "clip_range_vf": None}))
+    one = {**scale.options, "environments": 1, "n_steps": 1}
+    with pytest.raises(UserError, match="must be more than one step"):
+        pong.check(replace(scale, batch_size=1, options=one))
+
+
 def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
     scale = cartpole_ppo.scales["small"]
     with pytest.raises(UserError, match=r"batch_size = 100: .* is 1024 steps, no whole number"):
         cartpole_ppo.check(replace(scale, batch_size=100))
-    with pytest.raises(UserError, match=r"no model can be built with .*clip_rang = 0.2.*clip_rang"):
-        cartpole_ppo.check(replace(scale, options={**scale.options, "clip_rang": 0.2}))
     with pytest.raises(UserError, match=r'"CartPole-v9"; did you mean "CartPole-v'):
         cartpole_ppo.check(replace(scale, data="CartPole-v9"))
 
@@ -269,9 +286,9 @@ def test_any_environment_is_a_task() -> None:
         assert not ended.outcome.diverged
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("adam", 1e-2), ("nero", 1e-1), ("fromage", 1e-1)])
+@pytest.mark.parametrize(("optimizer", "lr"), [("adam", 1e-2), ("adamw", 1e-2), ("nero", 3e-2)])
 def test_cartpole_is_learnt(optimizer: str, lr: float) -> None:
-    """At good points of the study's grid; 500 is the most there is."""
+    """500 is the most there is."""
     outcome = cartpole_ppo.run(_config("cartpole-ppo", optimizer, lr=lr), ignore)
     assert outcome.value >= 475
     assert outcome.test_value is not None
