@@ -2,6 +2,8 @@
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -163,15 +165,17 @@ def train(
     run = Run(config, scale, report, folder, parts, torch.Generator(device))
     model.num_timesteps = run.resume()
     interval = math.ceil(updates.steps / scale.evaluations) * rollout
-    while model.num_timesteps < scale.steps:
+    try:
+        while model.num_timesteps < scale.steps:
+            _begin_anew(model, seeds)
+            _learn(model, min(interval, scale.steps - model.num_timesteps), episodes)
+            run.report(model.num_timesteps, task.capped(episodes.mean(task.worst)))
+            run.save_if_due(model.num_timesteps)
         _begin_anew(model, seeds)
-        if not _learn(model, min(interval, scale.steps - model.num_timesteps), episodes):
-            run.report(model.num_timesteps, task.worst)
-            return task.diverged(steps=model.num_timesteps)
-        run.report(model.num_timesteps, task.capped(episodes.mean(task.worst)))
-        run.save_if_due(model.num_timesteps)
-    _begin_anew(model, seeds)
-    test_value, frames = play(model, scale.options["test_episodes"])
+        test_value, frames = _play(model, scale.options["test_episodes"])
+    except FloatingPointError:
+        run.report(model.num_timesteps, task.worst)
+        return task.diverged(steps=model.num_timesteps)
     if frames:
         run.write("game.png", partial(_save_filmstrip, frames))
     return Outcome(value=run.last, test_value=task.capped(test_value), steps=scale.steps)
@@ -188,21 +192,36 @@ def _begin_anew(model: Learner, seeds: Seeds) -> None:
     model.set_env(environments)  # has it reset them
 
 
-def _learn(model: Learner, steps: int, episodes: Episodes) -> bool:
-    """Take that many environment steps; return whether the policy is still one."""
+@contextmanager
+def _floating_point_errors() -> Iterator[None]:
+    """Name what torch raises where a distribution's parameters are not numbers."""
     try:
-        model.learn(steps, episodes, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        yield
     except ValueError as error:
-        if not str(error).startswith("Expected parameter"):  # of a distribution: torch's words
-            raise
-        return False
-    return bool(torch.stack([p.isfinite().all() for p in model.policy.parameters()]).all())
+        if str(error).startswith("Expected parameter"):
+            raise FloatingPointError(str(error)) from error
+        raise
 
 
-def play(model: PPO, count: int) -> tuple[float, list[np.ndarray]]:
+def _learn(model: Learner, steps: int, episodes: Episodes) -> None:
+    """Take that many environment steps.
+
+    Raises:
+        FloatingPointError: the policy's weights, or what it makes of an observation, are not finite.
+    """
+    with _floating_point_errors():
+        model.learn(steps, episodes, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+    if not torch.stack([p.isfinite().all() for p in model.policy.parameters()]).all():
+        raise FloatingPointError("weights are not finite")
+
+
+def _play(model: PPO, count: int) -> tuple[float, list[np.ndarray]]:
     """Return the mean reward of ``count`` episodes, and the first one's frames if it has any.
 
-    The frames are uint8, ``[height, width]`` each; of long games every second one, or fourth.
+    The frames are uint8, ``[height, width]``, some dozens from the whole of the game.
+
+    Raises:
+        FloatingPointError: what the policy makes of an observation is not finite.
     """
     frames: list[np.ndarray] = []
     kept, every = math.prod(FILMSTRIP), 1
@@ -221,7 +240,8 @@ def play(model: PPO, count: int) -> tuple[float, list[np.ndarray]]:
             del frames[1::2]
             every *= 2
 
-    reward, _ = evaluate_policy(model, environments, count, deterministic=False, callback=keep)
+    with _floating_point_errors():
+        reward, _ = evaluate_policy(model, environments, count, deterministic=False, callback=keep)
     return float(np.mean(reward)), frames
 
 
