@@ -4,9 +4,9 @@ Sensitivity is the mean, over learning rates spaced evenly on a log scale, of th
 optimizer's best, as a share of what there is to gain: 0 if every learning rate is as good as the
 best, 1 if every one is as bad as learning nothing. Every learning rate of the design counts once; at
 each, the other hyperparameters are at their best of the points that have it. A point's loss is the
-mean over seeds. It is given on the range that all
-optimizers of the task share, and within one decade of each optimizer's own best: the two can
-disagree. Source: learning-rate sensitivity of Wortsman et al. (2023), divided by worst minus best.
+mean over seeds. It is given on the range that all optimizers of the task share, if that is more than
+one learning rate, and within one decade of each optimizer's own best: the two can disagree. Source:
+learning-rate sensitivity of Wortsman et al. (2023), divided by worst minus best.
 
 Limits: the best is the best of a noisy sample, so small differences mean little; a best at the edge
 of the range (``edge``) says that the range was too narrow; adaptive designs (tpe) are left out,
@@ -43,7 +43,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         for kind, bounds in (("common", shared[key["task"]]), ("decade", None)):
             low, high = bounds or (best_lr / DECADE, best_lr * DECADE)
             inside = lrs[(lrs >= low) & (lrs <= high)]
-            if inside.empty:  # the optimizers' ranges do not meet
+            if kind == "common" and inside.nunique() < 2:  # the optimizers' ranges hardly meet
                 continue
             estimate = jackknife(partial(_sensitivity, worst=worst, bounds=bounds), by_seed)
             estimate = tuple(np.clip(estimate, 0, 1))  # Student's interval knows no bounds
@@ -84,6 +84,8 @@ def _sensitivity(by_seed: pd.DataFrame, worst: float, bounds: tuple[float, float
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw the sensitivity on the common range."""
-    common = table[table["range"] == "common"]
-    return draw_intervals(common, "sensitivity", "sensitivity on the common range (0 is best)")
+    """Draw the sensitivity on the common range, or around the best where there is none."""
+    ranges = {"common": "on the common range", "decade": "within a decade of the best"}
+    kind = "common" if "common" in set(table["range"]) else "decade"
+    shown = table[table["range"] == kind]
+    return draw_intervals(shown, "sensitivity", f"sensitivity {ranges[kind]} (0 is best)")

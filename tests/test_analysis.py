@@ -136,6 +136,16 @@ def test_the_common_range_is_what_all_optimizers_searched() -> None:
         assert (row["lr_low"], row["lr_high"]) == (1e-3, 1e-1)
 
 
+def test_one_shared_learning_rate_is_no_common_range() -> None:
+    trials = _trials(noise=0.0)
+    trials.loc[trials["optimizer"] == "steep", "lr"] *= 1e3
+    table = sensitivity.compute(trials)
+    assert set(table["range"]) == {"decade"}
+    assert set(table["optimizer"]) == {"flat", "steep"}
+    (axes,) = sensitivity.draw(table).axes
+    assert "within a decade of the best" in axes.get_xlabel()
+
+
 def test_one_learning_rate_written_in_two_ways_is_one() -> None:
     trials = _trials(noise=0.0, warmups=(True,), decays=(0.0,))
     trials.loc[trials["seed"] == 1, "lr"] *= 1 + 1e-12
