@@ -85,7 +85,7 @@ def _sensitivity(by_seed: pd.DataFrame, worst: float, bounds: tuple[float, float
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw the sensitivity on the common range, or around the best where there is none."""
-    ranges = {"common": "on the common range", "decade": "within a decade of the best"}
+    ranges = {"common": "on the common range", "decade": "around the best"}
     kind = "common" if "common" in set(table["range"]) else "decade"
     shown = table[table["range"] == kind]
     return draw_intervals(shown, "sensitivity", f"sensitivity {ranges[kind]} (0 is best)")

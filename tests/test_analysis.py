@@ -143,7 +143,7 @@ def test_one_shared_learning_rate_is_no_common_range() -> None:
     assert set(table["range"]) == {"decade"}
     assert set(table["optimizer"]) == {"flat", "steep"}
     (axes,) = sensitivity.draw(table).axes
-    assert "within a decade of the best" in axes.get_xlabel()
+    assert "around the best" in axes.get_xlabel()
 
 
 def test_one_learning_rate_written_in_two_ways_is_one() -> None:
