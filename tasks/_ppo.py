@@ -19,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
+from torch.distributions import Distribution
 from torch.optim.lr_scheduler import LambdaLR
 
 from robustlr.checkpoint import Run
@@ -194,13 +195,21 @@ def _begin_anew(model: Learner, seeds: Seeds) -> None:
 
 @contextmanager
 def _floating_point_errors() -> Iterator[None]:
-    """Name what torch raises where a distribution's parameters are not numbers."""
+    """Have torch check the parameters of distributions, and name what it raises of them.
+
+    It does so by default, but not any more in a process that has compiled a model; unchecked ones
+    would fail in the drawing of an action, which on a GPU ends the whole process.
+    """
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
     try:
         yield
     except ValueError as error:
         if str(error).startswith("Expected parameter"):
             raise FloatingPointError(str(error)) from error
         raise
+    finally:
+        Distribution.set_default_validate_args(checked)
 
 
 def _learn(model: Learner, steps: int, episodes: Episodes) -> None:

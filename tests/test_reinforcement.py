@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.distributions import Distribution
 from torch.optim.lr_scheduler import LambdaLR
 
 from robustlr.errors import UserError
@@ -195,10 +196,16 @@ def test_gradients_are_clipped_once_and_by_the_optimizer() -> None:
     ("environment", "optimizer", "lr"),
     [("CartPole-v1", "sgdm", 1e30), ("Pendulum-v1", "adam", 1e3)],
 )
+@pytest.mark.parametrize("compiled_before", [False, True])
 def test_a_policy_that_is_not_a_number_has_diverged(
-    environment: str, optimizer: str, lr: float
+    environment: str,
+    optimizer: str,
+    lr: float,
+    compiled_before: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of weights, or of the spread of a continuous action."""
+    """Of weights, or of the spread of a continuous action; torch checks less once it has compiled."""
+    monkeypatch.setattr(Distribution, "_validate_args", not compiled_before)
     task = _short(cartpole_ppo, rollouts=8)
     task = replace(task, scales={"small": replace(task.scales["small"], data=environment)})
     curve: list[float] = []
@@ -206,6 +213,7 @@ def test_a_policy_that_is_not_a_number_has_diverged(
     outcome = task.run(config, lambda step, value: curve.append(value))
     assert outcome == replace(outcome, value=task.worst, test_value=task.worst, diverged=True)
     assert curve[-1] == task.worst
+    assert Distribution._validate_args == (not compiled_before), "it is left as it was"
 
 
 def test_other_errors_are_not_taken_for_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
