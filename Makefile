@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 run: setup
-	$(BIN)/robustlr run $(STUDY) --processes 2 --storage sqlite:///$(STUDY).db --out $(OUT)
+	$(BIN)/robustlr run $(STUDY) --per-device 2 --storage sqlite:///$(STUDY).db --out $(OUT)
 
 test: setup
 	$(BIN)/ruff check .

@@ -4,19 +4,23 @@ The saved state is replaced as a whole or not at all, and is read back as tensor
 only: reading it runs no code, whoever wrote it.
 """
 
+import io
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from robustlr.errors import say
 from robustlr.scale import Scale
+from robustlr.signals import StopRequested, stopping
 from robustlr.task import CHECKPOINT, Config, Report
 
 SECONDS = 60.0
@@ -93,8 +97,15 @@ class Run:
         return int(state["step"])
 
     def save_if_due(self, step: int) -> None:
-        """Save after ``step`` if the last save is ``SECONDS`` old."""
-        if self._path is not None and time.monotonic() - self._saved >= SECONDS:
+        """Save after ``step`` if the last save is ``SECONDS`` old, or the process shall stop.
+
+        Raises:
+            StopRequested: the process shall stop.
+        """
+        if stopping():
+            self.save(step)
+            raise StopRequested
+        if time.monotonic() - self._saved >= SECONDS:
             self.save(step)
 
     def save(self, step: int) -> None:
@@ -108,35 +119,39 @@ class Run:
             "chance": self._chance(),
             "reports": self._reports,
         }
-        self.write(CHECKPOINT, lambda path: torch.save(state, path))
+        self.write(CHECKPOINT, partial(_save, state))
         self._saved = time.monotonic()
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Have ``write`` make the file ``name`` in the folder, whole or not at all."""
+        """Have ``write`` make the file ``name`` in the folder, whole or not at all.
+
+        A full disk costs the file, not the run: the next call tries again.
+        """
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{os.getpid()}.{name}"
+        unfinished = self.folder / f".{os.getpid()}.{name}"
         try:
-            write(partial)
-            with partial.open("rb") as file:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(unfinished)
+            with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
-            partial.replace(self.folder / name)
+            unfinished.replace(self.folder / name)
+        except OSError as error:
+            say(f"{self.folder / name} cannot be written, and training goes on: {error}")
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any] | None:
         if self._path is None or not self._path.exists():
             return None
-        for partial in self._path.parent.glob(
-            f".*.{CHECKPOINT}"
-        ):  # of a process killed as it wrote
-            partial.unlink(missing_ok=True)
+        for cut in self._path.parent.glob(f".*.{CHECKPOINT}"):  # by a kill as it was written
+            cut.unlink(missing_ok=True)
         try:
             # On the CPU first: each part moves its state to where it lives.
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
         except Exception as error:  # a file that is no checkpoint can raise anything
-            print(f"{self._path} cannot be read, so the run starts anew: {error}", file=sys.stderr)
+            say(f"{self._path} cannot be read, so the run starts anew: {error}")
             return None
         return state if state.get("identity") == self._identity else None
 
@@ -151,3 +166,10 @@ class Run:
         self._noise.set_state(states["noise"])
         if "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self._noise.device)
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a state by Python's own file: torch's writer hides why it failed."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getbuffer())

@@ -1,26 +1,77 @@
 """A trial's changes of state: waiting, running, complete or failed, each a transaction's part.
 
-Every change names the state, and where there is one the owner, that it changes from: of two
-processes that try the same change, one finds nothing to change.
+A running trial has a lease. Whoever ends the trial deletes it, so of two that try one finds nothing
+to delete. A worker that has died renews no lease: once it has expired, the trial waits again.
 """
 
-import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from sqlalchemy.ext.compiler import compiles
 
-from robustlr.tables import ATTRIBUTES, STEPS, TRIALS, cells_of, insert_attributes, now
+from robustlr.tables import (
+    ATTRIBUTES,
+    LEASES,
+    STEPS,
+    TRIALS,
+    cells_of,
+    insert_attributes,
+    now,
+    read_attributes,
+)
+
+LEASE_SECONDS = float(os.environ.get("ROBUSTLR_LEASE_SECONDS", "60"))
+"""How long a trial stays with a worker of whom nothing is heard."""
+
+RETRIES = 3
+"""How often a trial is run again after its worker died."""
 
 
-def worker_name(device: str) -> str:
-    """Return this process's name as the owner of trials, ``host:process:device``."""
-    return f"{socket.gethostname()}:{os.getpid()}:{device}"
+class clock(sa.FunctionElement[float]):  # noqa: N801 — SQL functions are written small
+    """The database's own time in seconds: the clocks of workers may differ."""
+
+    type = sa.Double()
+    inherit_cache = True
 
 
-def take(connection: sa.Connection, name: str, worker: str) -> int | None:
+@compiles(clock, "postgresql")
+def _on_postgresql(element: clock, compiler: object, **options: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(clock, "sqlite")
+def _on_sqlite(element: clock, compiler: object, **options: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def worker_name(device: str, process: int | None = None, start: str | None = None) -> str:
+    """Return a worker's name as the owner of trials, ``host:process:device:start``.
+
+    Without ``process`` and ``start`` it is this process's own.
+    """
+    process = process or os.getpid()
+    return f"{socket.gethostname()}:{process}:{device}:{start or _own_start()}"
+
+
+@cache
+def _own_start() -> str:
+    """Return when this process began to work, as whoever started it says."""
+    return os.environ.get("ROBUSTLR_START") or start_time()
+
+
+def start_time() -> str:
+    """Return the time, to tell two processes of one number apart."""
+    return datetime.now(UTC).replace(tzinfo=None).isoformat()
+
+
+def take(connection: sa.Connection, name: str, worker: str, log: str | None) -> int | None:
     """Turn the study's next waiting trial into ``worker``'s running one; None if nothing waits."""
     next_waiting = (
         sa.select(TRIALS.c.trial_id)
@@ -38,51 +89,105 @@ def take(connection: sa.Connection, name: str, worker: str) -> int | None:
     )
     trial_id: int | None = connection.scalar(update)
     if trial_id is not None:
-        insert_attributes(connection, {trial_id: {"worker": worker}})
+        lease = {"trial_id": trial_id, "worker": worker, "log": log}
+        connection.execute(sa.insert(LEASES).values(**lease, expires=clock() + LEASE_SECONDS))
     return trial_id
+
+
+def renew(connection: sa.Connection, workers: Iterable[str]) -> None:
+    """Have the workers keep the trials that they run, for another ``LEASE_SECONDS``."""
+    ours = LEASES.c.worker.in_(list(workers))
+    connection.execute(sa.update(LEASES).where(ours).values(expires=clock() + LEASE_SECONDS))
 
 
 def owned(trial_id: int, worker: str) -> sa.ColumnElement[bool]:
     """Return the condition that ``worker`` is the trial's owner."""
-    return (
-        sa.exists()
-        .where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == "worker")
-        .where(ATTRIBUTES.c.value_json == json.dumps(worker))
-    )
+    return sa.exists().where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
 
 
-def end(connection: sa.Connection, trial_id: int, worker: str, state: TrialState) -> bool:
+def end(
+    connection: sa.Connection,
+    trial_id: int,
+    worker: str,
+    state: TrialState,
+    *,
+    if_expired: bool = False,
+) -> bool:
     """Move a running trial that ``worker`` still owns to ``state``; return whether it was."""
+    lease = sa.delete(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
+    if if_expired:
+        lease = lease.where(LEASES.c.expires < clock())
+    if connection.execute(lease).rowcount != 1:
+        return False
     ended = None if state == TrialState.WAITING else now()
-    update = (
-        sa.update(TRIALS)
-        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
-        .where(owned(trial_id, worker))
-        .values(state=state, datetime_complete=ended)
-    )
-    return connection.execute(update).rowcount == 1
+    update = sa.update(TRIALS).where(TRIALS.c.trial_id == trial_id)
+    connection.execute(update.values(state=state, datetime_complete=ended))
+    if state == TrialState.WAITING:
+        forget(connection, [trial_id])
+    return True
 
 
-def give_back_orphans(connection: sa.Connection, name: str) -> int:
-    """Return to the queue the running trials whose process on this host is gone; count them."""
-    running = (
-        sa.select(TRIALS.c.trial_id, ATTRIBUTES.c.value_json)
-        .join(ATTRIBUTES, TRIALS.c.trial_id == ATTRIBUTES.c.trial_id)
-        .where(TRIALS.c.study_id.in_(cells_of(name)), TRIALS.c.state == TrialState.RUNNING)
-        .where(ATTRIBUTES.c.key == "worker")
+def release(connection: sa.Connection, worker: str, reason: str | None) -> int:
+    """Return to the queue what ``worker`` runs; count it. A ``reason`` says how the worker died."""
+    query = sa.select(LEASES.c.trial_id, LEASES.c.log).where(LEASES.c.worker == worker)
+    ended = 0
+    for trial_id, log in connection.execute(query).all():
+        if reason is None:
+            ended += end(connection, trial_id, worker, TrialState.WAITING)
+        else:
+            ended += _lose(connection, trial_id, worker, reason, log)
+    return ended
+
+
+def reclaim(connection: sa.Connection, name: str) -> int:
+    """Return to the queue the study's trials whose lease has expired; count them."""
+    query = (
+        sa.select(LEASES.c.trial_id, LEASES.c.worker, LEASES.c.log)
+        .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
+        .where(TRIALS.c.study_id.in_(cells_of(name)), LEASES.c.expires < clock())
     )
-    owners = {trial: json.loads(text) for trial, text in connection.execute(running)}
-    orphans = [
-        trial
-        for trial, worker in owners.items()
-        if _is_gone(worker) and end(connection, trial, worker, TrialState.WAITING)
-    ]
-    forget(connection, orphans)
-    return len(orphans)
+    reason = "nothing was heard of it until its lease expired"
+    return sum(
+        _lose(connection, trial_id, worker, reason, log, if_expired=True)
+        for trial_id, worker, log in connection.execute(query).all()
+    )
+
+
+def _lose(
+    connection: sa.Connection,
+    trial_id: int,
+    worker: str,
+    reason: str,
+    log: str | None,
+    **only: bool,
+) -> bool:
+    """Take a trial from a dead worker: it waits again, or has failed after ``RETRIES`` retries."""
+    losses: list[str] = read_attributes(connection, trial_id).get("lost", [])
+    losses = [*losses, f"{worker}: {reason}"]
+    failed = len(losses) > RETRIES
+    state = TrialState.FAIL if failed else TrialState.WAITING
+    if not end(connection, trial_id, worker, state, **only):
+        return False
+    _delete_attributes(connection, [trial_id], ["lost"])
+    attributes: dict[str, Any] = {"lost": losses}
+    if failed:
+        attributes["failure"] = f"its worker died {len(losses)} times, last {losses[-1]}{tail(log)}"
+    insert_attributes(connection, {trial_id: attributes})
+    return True
+
+
+def tail(log: str | None, lines: int = 12) -> str:
+    """Return the last lines of a worker's log as the end of a sentence; empty if there are none."""
+    try:
+        text = Path(log or "").read_text(errors="replace")
+    except OSError:
+        return ""
+    last = "\n".join(text.splitlines()[-lines:])
+    return f"; the end of its log:\n{last}" if last else ""
 
 
 def requeue_failed(connection: sa.Connection, name: str) -> int:
-    """Return the study's failed trials to the queue; count them."""
+    """Return the study's failed trials to the queue, their retries anew; count them."""
     failed = TRIALS.c.study_id.in_(cells_of(name)) & (TRIALS.c.state == TrialState.FAIL)
     update = (
         sa.update(TRIALS)
@@ -91,26 +196,18 @@ def requeue_failed(connection: sa.Connection, name: str) -> int:
         .returning(TRIALS.c.trial_id)
     )
     trial_ids = connection.scalars(update).all()
+    _delete_attributes(connection, trial_ids, ["failure", "lost"])
     forget(connection, trial_ids)
     return len(trial_ids)
 
 
-def forget(connection: sa.Connection, trial_ids: Iterable[int]) -> None:
-    """Delete what an unfinished run of the trials has left, so that the next one starts anew."""
-    ids = list(trial_ids)
-    run = sa.and_(ATTRIBUTES.c.trial_id.in_(ids), ATTRIBUTES.c.key.in_(["worker", "failure"]))
-    connection.execute(sa.delete(ATTRIBUTES).where(run))
-    connection.execute(sa.delete(STEPS).where(STEPS.c.trial_id.in_(ids)))
+def forget(connection: sa.Connection, trial_ids: Sequence[int]) -> None:
+    """Delete what an unfinished run of the trials has reported: the next one reports it again."""
+    connection.execute(sa.delete(STEPS).where(STEPS.c.trial_id.in_(trial_ids)))
 
 
-def _is_gone(worker: str) -> bool:
-    host, process, _ = worker.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _delete_attributes(
+    connection: sa.Connection, trial_ids: Sequence[int], keys: Sequence[str]
+) -> None:
+    these = ATTRIBUTES.c.trial_id.in_(trial_ids) & ATTRIBUTES.c.key.in_(keys)
+    connection.execute(sa.delete(ATTRIBUTES).where(these))

@@ -22,11 +22,15 @@ app = typer.Typer(
 )
 study_app = typer.Typer(help="Create, list, show and delete studies.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+storage_app = typer.Typer(help="Upgrade a database, or share it.", no_args_is_help=True)
+app.add_typer(storage_app, name="storage")
 
 Url = Annotated[
     str,
     typer.Option(
-        "--storage", envvar="ROBUSTLR_STORAGE", help="Database, sqlite:/// or postgresql://."
+        "--storage",
+        envvar="ROBUSTLR_STORAGE",
+        help="Database, sqlite:/// or postgresql://, or @FILE for a file that holds its URL.",
     ),
 ]
 Source = Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")]
@@ -35,9 +39,16 @@ AtScale = Annotated[
 ]
 Name = Annotated[str, typer.Argument(help="The study's name in the database.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Processes = Annotated[int | None, typer.Option(min=1, help="CPU workers; default: one a core.")]
 Devices = Annotated[
-    str | None, typer.Option(help='"all", "cpu", or GPU numbers as in "0,2"; one worker each.')
+    str | None,
+    typer.Option(help='"all" GPUs, "cpu", or GPU numbers as in "0,2"; default: what there is.'),
+]
+PerDevice = Annotated[
+    int | None,
+    typer.Option(min=1, help="Workers on each device; default: one a GPU, one a CPU core."),
+]
+MemoryFraction = Annotated[
+    float | None, typer.Option(help="What a worker may take of its GPU's memory, as in 0.45.")
 ]
 Only = Annotated[list[str] | None, typer.Option(help="An analysis to write; may be repeated.")]
 DEFAULT_URL = "sqlite:///robustlr.db"
@@ -49,12 +60,13 @@ def run(
     scale: AtScale = None,
     storage: Url = DEFAULT_URL,
     out: Annotated[Path | None, typer.Option(help="Folder; default: report/NAME.")] = None,
-    processes: Processes = None,
     devices: Devices = None,
+    per_device: PerDevice = None,
+    memory_fraction: MemoryFraction = None,
 ) -> None:
     """Create a study, run it on this machine and write its report."""
     found = _create(study, scale, storage)
-    _work(found.name, storage, processes, devices)
+    _work(found.name, storage, devices, per_device, memory_fraction)
     _report(found.name, storage, out, [])
     _check_finished(found.name, storage)
 
@@ -109,15 +121,24 @@ def delete(
     print(f"deleted {name}")
 
 
+@storage_app.command()
+def upgrade(storage: Url = DEFAULT_URL) -> None:
+    """Bring a database that an older robustlr wrote up to this version; stop its workers first."""
+    from robustlr.storage import Storage
+
+    print(f"{Storage(storage, upgrade=True).shown_url} has the tables of this version")
+
+
 @app.command()
 def worker(
     name: Name,
     storage: Url = DEFAULT_URL,
-    processes: Processes = None,
     devices: Devices = None,
+    per_device: PerDevice = None,
+    memory_fraction: MemoryFraction = None,
 ) -> None:
     """Run a study's waiting trials until none waits; start it on as many machines as you like."""
-    _work(name, storage, processes, devices)
+    _work(name, storage, devices, per_device, memory_fraction)
     _check_finished(name, storage)
 
 
@@ -130,22 +151,15 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a study is, and why trials failed."""
-    database = _open(storage)
-    database.load_study(name)
-    if watch:
-        from robustlr.launch import watch as watch_study
+    """Show how far a study is: each cell, what runs where, why trials failed, the time left."""
+    from robustlr.display import lines
+    from robustlr.display import watch as watch_study
 
-        watch_study(database, name)
-    progress = database.progress(name)
-    row = {"name": name, "trials": progress.total, **vars(progress)}
-    failures = database.failures(name)
-    if as_json:
-        print(json.dumps({**row, "failures": failures}))
-        return
-    _print_rows([row], as_json)
-    for reason, count in failures.items():
-        print(f"{count} failed: {reason}")
+    database = _open(storage)
+    found = database.status(name)
+    if watch:
+        found = watch_study(lambda: database.status(name))
+    print(json.dumps(found.to_json()) if as_json else "\n".join(lines(found)))
 
 
 @app.command()
@@ -269,14 +283,22 @@ def _create(source: str, scale: str | None, url: str) -> "Study":
     return study
 
 
-def _work(name: str, url: str, processes: int | None, devices: str | None) -> None:
-    """Run the study's trials; say why some failed."""
+def _work(
+    name: str,
+    url: str,
+    devices: str | None,
+    per_device: int | None,
+    memory_fraction: float | None,
+) -> None:
+    """Run the study's trials, those that failed before too; say why some failed."""
+    from robustlr.devices import slots
     from robustlr.display import ProgressDisplay
-    from robustlr.launch import launch, slots
+    from robustlr.launch import launch
 
     database = _open(url)
     database.load_study(name)
-    where = slots(devices, processes)
+    where = slots(devices, per_device, memory_fraction)
+    database.requeue_failed(name)
     try:
         with ProgressDisplay() as display:
             launch(database, url, name, where, display)
@@ -295,6 +317,8 @@ def _check_finished(name: str, url: str) -> None:
             f'study "{name}" is not finished: {progress.failed} trials failed and '
             f"{progress.waiting} wait; mend the cause and run them: robustlr worker {name}"
         )
+    if progress.running:
+        print(f"{progress.running} trials run elsewhere: robustlr status {name} --watch")
 
 
 def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:

@@ -1,7 +1,9 @@
 """The one error class for what a user can mend, and the sentences that name the nearest valid name."""
 
 import difflib
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 MANY = 40
 """How many valid names a sentence lists at most."""
@@ -16,6 +18,16 @@ class UnavailableError(UserError):
 
     A worker that meets it gives its trial back and stops.
     """
+
+
+class StorageError(UserError):
+    """The database is away, full or locked: the same call can be made again later."""
+
+
+def say(message: str) -> None:
+    """Print a line to standard error, also where its disk is full."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

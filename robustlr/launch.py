@@ -1,78 +1,38 @@
-"""Starting workers, one process a slot, and watching a study until nothing waits."""
+"""Starting workers, one process a slot, and watching them until nothing waits."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from robustlr.errors import UserError
-from robustlr.storage import Progress, Storage
-from robustlr.worker import IMPOSSIBLE
+from robustlr import claims
+from robustlr.devices import Slot
+from robustlr.errors import UserError, say
+from robustlr.keeper import Keeper
+from robustlr.status import Progress
+from robustlr.storage import Storage
+from robustlr.worker import IMPOSSIBLE, trials_folder
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
-MAX_RESTARTS = 3
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for one worker: its device and the environment that shows it nothing else."""
-
-    device: str
-    environment: Mapping[str, str]
-
-
-def slots(devices: str | None, processes: int | None) -> list[Slot]:
-    """Return the slots for ``devices`` ("all", "cpu", "0,2") or for ``processes`` on the CPU.
-
-    With neither, every GPU gets a worker, or every CPU core where there is no GPU.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if devices is not None and devices != "cpu" and processes is not None:
-        raise UserError("--processes is for CPU workers; a GPU gets one worker, so leave it out")
-    gpus = [] if devices == "cpu" or processes is not None else _gpus(devices)
-    if gpus:
-        return [Slot("cuda", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    # One thread whatever the number of workers: a sum's bits depend on how many threads share it.
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}
-    return [Slot("cpu", environment)] * (processes or cores)
-
-
-def _gpus(devices: str | None) -> list[str]:
-    import torch
-
-    present = [str(index) for index in range(torch.cuda.device_count())]
-    # What this process may see can be a part of the machine, as on a cluster; GPU 0 is its first.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else present
-    if devices is None:
-        return names[: len(present)]
-    wanted = present if devices == "all" else devices.split(",")
-    missing = [device for device in wanted if device not in present]
-    if not present:
-        raise UserError(f"--devices {devices}: torch sees no GPU here; use --devices cpu")
-    if missing:
-        raise UserError(
-            f'--devices {devices}: there is no GPU "{missing[0]}"; there are: {", ".join(present)}'
-        )
-    return [names[int(device)] for device in wanted]
+MAX_IDLE_DEATHS = 3
+"""How often in a row a worker may die before it has claimed a trial."""
 
 
 class Display(Protocol):
     """What shows a study's progress while its workers run."""
+
+    seconds: float
+    """How often it wants to know."""
 
     def update(self, progress: Progress) -> None:
         """Show the counts."""
@@ -80,108 +40,176 @@ class Display(Protocol):
 
 @dataclass
 class _Worker:
-    """A slot's process, its output, and how often it was started again."""
+    """A slot's process, its name in the database, its log, and our end of its lifeline."""
 
     slot: Slot
     process: subprocess.Popen[bytes]
+    name: str
     log: Path
-    restarts: int = 0
+    lifeline: int
+    idle_deaths: int = 0
+
+    def hang_up(self) -> None:
+        """End the lifeline, which asks a live worker to give its trial back and stop."""
+        if self.lifeline >= 0:
+            os.close(self.lifeline)
+        self.lifeline = -1
+
+
+class Launcher:
+    """Runs a study's waiting trials in one worker a slot."""
+
+    def __init__(self, storage: Storage, url: str, name: str, display: Display) -> None:
+        self._storage, self._url, self._name, self._display = storage, url, name, display
+        self._keeper = Keeper(storage, name, display.seconds)
+        self._workers: list[_Worker] = []
+        self._dead: list[_Worker] = []
+        self._logs = _logs_folder(name)
+
+    def run(self, where: Sequence[Slot]) -> None:
+        """Run until nothing waits, and no trial is left with a worker elsewhere that has died."""
+        self._keeper.start()
+        try:
+            while True:
+                self._start_all(where)
+                while self._workers or self._dead:
+                    self._poll()
+                if not self._waits_again():
+                    return
+        finally:
+            self._stop()
+
+    def _start_all(self, where: Sequence[Slot]) -> None:
+        for index, slot in enumerate(where):
+            log = self._logs / f"{socket.gethostname()}-{os.getpid()}-{index}.log"
+            self._start(slot, log)
+
+    def _start(self, slot: Slot, log: Path, idle_deaths: int = 0) -> None:
+        ours, theirs = os.pipe()[::-1]
+        start = claims.start_time()
+        known = {"ROBUSTLR_START": start, "ROBUSTLR_LIFELINE": str(theirs)}
+        known |= {"ROBUSTLR_STORAGE": self._url, "ROBUSTLR_LOG": str(log.absolute())}
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "robustlr.worker", self._name, slot.device],
+                env={**os.environ, **slot.environment, **known},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches the launcher alone
+                pass_fds=(theirs,),
+            )
+        os.close(theirs)
+        name = claims.worker_name(slot.name, process.pid, start)
+        self._workers.append(_Worker(slot, process, name, log, ours, idle_deaths))
+        self._keeper.look_after(worker.name for worker in self._workers)
+
+    def _poll(self) -> None:
+        """Replace the workers that died before their work was done."""
+        time.sleep(POLL_SECONDS)
+        self._display.update(self._keeper.progress)
+        for worker in [w for w in self._workers if w.process.poll() is not None]:
+            worker.hang_up()
+            self._workers.remove(worker)
+            self._dead.append(worker)
+            self._keeper.look_after(each.name for each in self._workers)
+            status = worker.process.returncode
+            self._keeper.bury(
+                worker.name, _death(status) if status not in (0, IMPOSSIBLE) else None
+            )
+            if status == IMPOSSIBLE:
+                raise UserError(_last_words(worker))
+        for worker in list(self._dead):
+            given_back = self._keeper.given_back(worker.name)
+            if given_back is None:  # the database has not been told yet
+                continue
+            self._dead.remove(worker)
+            if worker.process.returncode == 0:
+                continue
+            idle_deaths = 0 if given_back else worker.idle_deaths + 1
+            if idle_deaths > MAX_IDLE_DEATHS:
+                raise UserError(
+                    f"workers died {idle_deaths} times before they had a trial, last by "
+                    f"{_death(worker.process.returncode)}; the end of the log:\n{_last_words(worker)}"
+                )
+            self._start(worker.slot, worker.log, idle_deaths)
+
+    def _waits_again(self) -> bool:
+        """Wait for what runs elsewhere to show that it lives; return whether a trial waits again."""
+        deadline = time.monotonic() + 1.5 * claims.LEASE_SECONDS
+        known = self._keeper.beats + 2  # one may be under way
+        while time.monotonic() < deadline:
+            if self._keeper.beats < known:
+                self._keeper.wake()
+            elif self._keeper.progress.waiting or not self._keeper.progress.running:
+                return self._keeper.progress.waiting > 0
+            time.sleep(POLL_SECONDS)
+            self._display.update(self._keeper.progress)
+        return False
+
+    def _stop(self) -> None:
+        """Ask the workers to give their trials back, wait, and kill those that do not end."""
+        for worker in self._workers:
+            worker.hang_up()
+        try:
+            deadline = time.monotonic() + GRACE_SECONDS
+            for worker in self._workers:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.wait()
+        for worker in self._workers:
+            self._keeper.bury(worker.name, None)
+        if not self._keeper.finish():
+            say("robustlr: trials are given back when their leases expire")
+        self._display.update(self._keeper.progress)
+        for log in self._logs.glob(f"{socket.gethostname()}-{os.getpid()}-*.log"):
+            if not log.stat().st_size:
+                log.unlink()
+        with suppress(OSError):  # there are others
+            self._logs.rmdir()
 
 
 def launch(storage: Storage, url: str, name: str, where: Sequence[Slot], display: Display) -> None:
     """Run the study's waiting trials in one worker a slot until none waits.
 
-    Failed trials are queued once more first, and so are those whose process on this host is gone. A
-    worker that dies is started again, and its trial goes back to the queue. SIGINT and SIGTERM stop
-    the workers, who give their trials back; a second one kills them.
+    A worker that dies is replaced, and its trial goes back to the queue, as does that of a worker
+    elsewhere whose lease has expired. SIGINT and SIGTERM stop the workers, who save and give back
+    their trials; a second one kills them.
 
     Raises:
-        UserError: workers die again and again; the text holds the end of their output.
+        UserError: workers cannot work here, or die before they have a trial; the text holds the end
+            of their log.
         KeyboardInterrupt: a signal came; every trial is back in the queue.
     """
     storage.load_study(name)
-    storage.requeue_failed(name)
-    storage.give_back_orphans(name)
     # SIGINT too: a shell starts background commands with it ignored.
     before = {n: signal.signal(n, _interrupt) for n in (signal.SIGTERM, signal.SIGINT)}
-    workers: list[_Worker] = []
-    with tempfile.TemporaryDirectory(prefix="robustlr-") as logs:
-        try:
-            display.update(storage.progress(name))
-            for index, slot in enumerate(where):
-                workers.append(_start(slot, url, name, Path(logs, f"{index}.log")))
-            while workers:
-                time.sleep(POLL_SECONDS)
-                workers = _survivors(storage, url, name, workers)
-                display.update(storage.progress(name))
-        finally:
-            _stop(workers)
-            storage.give_back_orphans(name)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def watch(storage: Storage, name: str) -> None:
-    """Show the study's progress, whoever runs it, until no trial waits or runs."""
-    from robustlr.display import ProgressDisplay
-
-    with ProgressDisplay() as display:
-        while True:
-            display.update(progress := storage.progress(name))
-            if not (progress.waiting or progress.running):
-                break
-            time.sleep(POLL_SECONDS)
+    try:
+        Launcher(storage, url, name, display).run(where)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _start(slot: Slot, url: str, name: str, log: Path, restarts: int = 0) -> _Worker:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "robustlr.worker", name, slot.device],
-            env={**os.environ, **slot.environment, "ROBUSTLR_STORAGE": url},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
-        )
-    return _Worker(slot, process, log, restarts)
-
-
-def _survivors(storage: Storage, url: str, name: str, workers: list[_Worker]) -> list[_Worker]:
-    """Return the live workers and replacements for those that died before their work was done."""
-    alive = [worker for worker in workers if worker.process.poll() is None]
-    for worker in workers:
-        if not worker.process.poll():  # None: alive; 0: nothing waited
-            continue
-        storage.give_back_orphans(name)
-        if worker.process.returncode == IMPOSSIBLE:
-            _stop(alive)
-            raise UserError(_tail(worker.log))
-        if worker.restarts == MAX_RESTARTS:
-            _stop(alive)
-            raise UserError(
-                f"a worker died {MAX_RESTARTS + 1} times, last with exit status "
-                f"{worker.process.returncode}; the end of its output:\n{_tail(worker.log)}"
-            )
-        alive.append(_start(worker.slot, url, name, worker.log, worker.restarts + 1))
-    return alive
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _stop(workers: Sequence[_Worker]) -> None:
-    """Ask the workers to give their trials back, wait, and kill those that do not end."""
-    for worker in workers:
-        worker.process.terminate()
+def _logs_folder(name: str) -> Path:
+    folder = trials_folder() / name / "logs"
     try:
-        for worker in workers:
-            worker.process.wait(GRACE_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        for worker in workers:
-            worker.process.kill()
-            worker.process.wait()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a full disk: what workers say goes where there may be room
+        return Path(tempfile.mkdtemp(prefix="robustlr-"))
+    return folder
+
+
+def _death(status: int) -> str:
+    """Return an exit status in words."""
+    return f"it died by {signal.Signals(-status).name}" if status < 0 else f"it ended with {status}"
+
+
+def _last_words(worker: _Worker) -> str:
+    return claims.tail(str(worker.log)).partition("\n")[2]

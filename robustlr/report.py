@@ -20,7 +20,7 @@ from robustlr.registry import analyses
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from robustlr.storage import Progress
+    from robustlr.status import Progress
     from robustlr.study import Study
 
 LONG_TABLE_ROWS = 40

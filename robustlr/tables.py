@@ -35,14 +35,34 @@ TRIALS, PARAMS = OPTUNA.tables["trials"], OPTUNA.tables["trial_params"]
 VALUES, STEPS = OPTUNA.tables["trial_values"], OPTUNA.tables["trial_intermediate_values"]
 ATTRIBUTES = OPTUNA.tables["trial_user_attributes"]
 
+OURS = sa.MetaData()
+
+SCHEMA = sa.Table(
+    "robustlr_schema",
+    OURS,
+    sa.Column("row", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
 STUDIES = sa.Table(
     "robustlr_studies",
-    sa.MetaData(),
+    OURS,
     sa.Column("name", sa.String(200), primary_key=True),
     sa.Column("hash", sa.String(16), nullable=False),
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("created", sa.DateTime, nullable=False),
 )
+
+LEASES = sa.Table(
+    "robustlr_leases",
+    OURS,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("worker", sa.Text, nullable=False, index=True),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("log", sa.Text),
+)
+"""Who runs a trial, and until when that holds unless it is renewed (seconds since 1970 by the
+database's clock); a row a running trial."""
 
 SPACES: TypeAdapter[dict[str, Span | Choices]] = TypeAdapter(dict[str, Space])
 

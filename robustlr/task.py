@@ -25,6 +25,7 @@ from typing import (
 
 from robustlr.errors import UserError, unknown
 from robustlr.scale import CONDITIONS, Scale, condition, option
+from robustlr.signals import StopRequested, stopping
 from robustlr.space import Value
 
 if TYPE_CHECKING:
@@ -231,8 +232,17 @@ class FunctionTask(Task):
     def run(
         self, config: Config, report: Report, device: str = "cpu", folder: Path | None = None
     ) -> Outcome:
-        """Call the function; it chooses its own device, and keeps nothing in ``folder``."""
-        return self.outcome(self.function(config, report))
+        """Call the function; it chooses its own device, and keeps nothing in ``folder``.
+
+        It cannot be taken up again, so a request to stop ends it where it next reports.
+        """
+
+        def report_or_stop(step: int, value: float) -> None:
+            report(step, value)
+            if stopping():
+                raise StopRequested
+
+        return self.outcome(self.function(config, report_or_stop))
 
 
 @dataclass(frozen=True, kw_only=True)

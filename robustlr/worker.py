@@ -1,33 +1,38 @@
 """A worker: one process that claims trials of a study and runs them until none waits.
 
-``robustlr.launch`` starts workers as ``python -m robustlr.worker STUDY DEVICE``, with the database in
-``ROBUSTLR_STORAGE`` and the trials' files under ``ROBUSTLR_FOLDER``. SIGTERM and SIGINT give the
-running trial back.
+``robustlr.launch`` starts workers as ``python -m robustlr.worker STUDY DEVICE`` and renews their leases.
+The environment says the rest: ``ROBUSTLR_STORAGE`` the database, ``ROBUSTLR_FOLDER`` where trials keep
+their files, ``ROBUSTLR_SLOT`` the device's name on this machine, ``ROBUSTLR_START`` and ``ROBUSTLR_LOG``
+what the launcher knows this worker by, ``ROBUSTLR_LIFELINE`` a pipe that ends with the launcher, and
+``ROBUSTLR_MEMORY_FRACTION`` the share of a GPU's memory.
 """
 
+import gc
 import os
-import signal
-import subprocess
+import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 from robustlr.claims import worker_name
-from robustlr.errors import UnavailableError, UserError
+from robustlr.errors import StorageError, UnavailableError, UserError, say
+from robustlr.neighbours import Neighbours
+from robustlr.provenance import provenance
 from robustlr.registry import load_task
+from robustlr.signals import Signals, StopRequested, stopping
 from robustlr.storage import Claim, Storage
-from robustlr.task import CHECKPOINT
+from robustlr.task import CHECKPOINT, Outcome
 
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 5.0
 """Reports are written together: every transaction costs about as much as a short training step."""
 
+PAUSE_SECONDS = (1.0, 60.0)
+"""The first and the longest pause before the database is tried again."""
 
 DEFAULT_FOLDER = "robustlr-trials"
 """Where trials keep checkpoints and pictures, in the working directory."""
@@ -35,163 +40,213 @@ DEFAULT_FOLDER = "robustlr-trials"
 IMPOSSIBLE = 2
 """The exit status of a worker that cannot work, however often it is started."""
 
-
-class StopRequested(BaseException):
-    """A signal asked the worker to stop while it trained."""
+Result = TypeVar("Result")
 
 
-class Signals:
-    """Turns signals into ``StopRequested``, but only where it cannot cut a transaction in two."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._interruptible = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if self._interruptible:
-            self._interruptible = False
-            raise StopRequested
-
-    @contextmanager
-    def interruptible(self, on: bool = True) -> Iterator[None]:
-        """Let signals interrupt the block, or hold them back until its end."""
-        before, self._interruptible = self._interruptible, on
-        try:
-            if on and self.requested:
-                raise StopRequested
-            yield
-        finally:
-            self._interruptible = before
-        if before and self.requested:
-            raise StopRequested
+class Lost(BaseException):
+    """Another worker owns the trial by now."""
 
 
 class Reporter:
-    """Stores a trial's intermediate values, a few seconds' worth at a time."""
+    """Stores a trial's intermediate values, a few seconds' worth at a time.
+
+    While the database is away they are kept, and training goes on.
+    """
 
     def __init__(self, storage: Storage, claim: Claim, signals: Signals) -> None:
         self._storage, self._claim, self._signals = storage, claim, signals
         self._waiting: dict[int, float] = {}
-        self._flushed = time.monotonic()
+        self._pause = PAUSE_SECONDS[0]
+        self._due = time.monotonic() + FLUSH_SECONDS
 
     def __call__(self, step: int, value: float) -> None:
-        """Take one value; it is written with others."""
+        """Take one value; it is written with others.
+
+        Raises:
+            Lost: another worker owns the trial by now.
+        """
         self._waiting[int(step)] = float(value)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if time.monotonic() < self._due:
+            return
+        try:
             with self._signals.interruptible(False):
                 self.flush()
+                self._storage.disconnect()
+        except StorageError as error:
+            say(f"{error}; training goes on, and its values are kept")
+            self._pause = min(2 * self._pause, PAUSE_SECONDS[1])
+            self._due = time.monotonic() + self._pause
 
     def flush(self) -> None:
-        """Write what waits."""
-        self._storage.report(self._claim, self._waiting)
+        """Write what waits.
+
+        Raises:
+            Lost: another worker owns the trial by now.
+        """
+        if not self._storage.report(self._claim, self._waiting):
+            raise Lost
         self._waiting = {}
-        self._flushed = time.monotonic()
+        self._pause = PAUSE_SECONDS[0]
+        self._due = time.monotonic() + FLUSH_SECONDS
 
 
 def work(storage: Storage, name: str, device: str, signals: Signals) -> None:
-    """Run the study's waiting trials on ``device`` until none waits or a signal comes.
+    """Run the study's waiting trials on ``device`` until none waits or a request to stop comes.
 
     Raises:
         UnavailableError: this machine lacks what a trial needs; the trial is back in the queue.
     """
-    worker = worker_name(device)
-    while not signals.requested and (claim := storage.claim(name, worker)) is not None:
-        _run(storage, claim, device, signals)
+    slot = os.environ.get("ROBUSTLR_SLOT", device)
+    worker, neighbours = worker_name(slot), Neighbours(slot)
+    with suppress(StopRequested):
+        while not stopping():
+            with neighbours.together():
+                claim = _claim(storage, name, worker, signals)
+                if claim is None:
+                    return
+                is_done = _run(storage, claim, device, signals)
+            if not is_done:
+                _free_memory()
+                with neighbours.alone():
+                    _run(storage, claim, device, signals, is_alone=True)
 
 
-def _run(storage: Storage, claim: Claim, device: str, signals: Signals) -> None:
-    report = Reporter(storage, claim, signals)
+def patiently(signals: Signals, attempt: Callable[[], Result]) -> Result:
+    """Return what ``attempt`` gives; while the database is away, wait and try again.
+
+    Raises:
+        StopRequested: the process shall stop.
+    """
+    pause = PAUSE_SECONDS[0]
+    while True:
+        try:
+            return attempt()
+        except StorageError as error:
+            say(f"{error}; trying again")
+        # Workers that have lost the same server must not all come back at the same moment.
+        signals.wait(pause * random.SystemRandom().uniform(0.5, 1.0))
+        pause = min(2 * pause, PAUSE_SECONDS[1])
+
+
+def _claim(storage: Storage, name: str, worker: str, signals: Signals) -> Claim | None:
+    while True:
+        try:
+            return storage.claim(name, worker, os.environ.get("ROBUSTLR_LOG"))
+        except StorageError as error:
+            say(f"{error}; trying again")
+        # The claim may have been made and its answer lost.
+        patiently(signals, partial(storage.release, worker))
+
+
+def _run(
+    storage: Storage, claim: Claim, device: str, signals: Signals, *, is_alone: bool = False
+) -> bool:
+    """Run a trial; return False if it must be run again, alone on its device."""
     started = time.monotonic()
     try:
-        task = load_task(claim.config.task).at(claim.config.scale)
-        folder = trial_folder(claim)
-        with signals.interruptible():
-            outcome = task.outcome(task.run(claim.config, report, device, folder))
-        seconds = time.monotonic() - started
-        report.flush()
-        storage.complete(claim, outcome, {"seconds": seconds, **_provenance(device)})
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        outcome = _train(storage, claim, device, signals)
+        facts = {"seconds": time.monotonic() - started, **provenance(device)}
+        if patiently(signals, partial(storage.complete, claim, outcome, facts)):
+            _clean_up(trial_folder(claim))
+    except Lost:
+        say(f"{claim.cell} {claim.number} belongs to another worker by now; this one stops it")
     except StopRequested:
-        storage.give_back(claim)
+        _give_back(storage, claim)
+        raise
     except UnavailableError:  # every trial of this task would fail here; another machine may do
-        storage.give_back(claim)
+        _give_back(storage, claim)
         raise
     except (Exception, SystemExit) as error:  # whatever a task raises costs this trial alone
-        traceback.print_exc()
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(place.filename)}:{place.lineno}"
-        is_plain = isinstance(error, UserError)
-        storage.fail(
-            claim, str(error) if is_plain else f"{type(error).__name__}: {error} (at {where})"
-        )
+        if _is_out_of_memory(error) and not is_alone:
+            say(f"{claim.cell} {claim.number} ran out of memory; it is run again alone: {error}")
+            return False
+        reason = _reason(error, device)
+        patiently(signals, partial(storage.fail, claim, reason))
+    return True
+
+
+def _train(storage: Storage, claim: Claim, device: str, signals: Signals) -> Outcome:
+    """Train; the database is told what was reported, and holds no connection meanwhile."""
+    report = Reporter(storage, claim, signals)
+    task = load_task(claim.config.task).at(claim.config.scale)
+    storage.disconnect()
+    with signals.interruptible():
+        outcome = task.outcome(task.run(claim.config, report, device, trial_folder(claim)))
+    patiently(signals, report.flush)
+    return outcome
+
+
+def _give_back(storage: Storage, claim: Claim) -> None:
+    try:
+        storage.give_back(claim)
+    except StorageError as error:
+        say(f"{error}; the trial is given back when its lease expires")
+
+
+def _clean_up(folder: Path) -> None:
+    """Delete a finished trial's checkpoint, and its folder if nothing else is there."""
+    with suppress(OSError):
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device's memory or the machine's was too small, in torch's many words."""
+    texts = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _reason(error: BaseException, device: str) -> str:
+    """Return in one line why a trial failed; print where."""
+    with suppress(OSError):
+        traceback.print_exception(error)
+    if isinstance(error, UserError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(place.filename)}:{place.lineno}"
+    text = f"{type(error).__name__}: {error} (at {where})"
+    return f"out of memory, also alone on {device}: {text}" if _is_out_of_memory(error) else text
+
+
+def trials_folder() -> Path:
+    """Return where trials keep their files."""
+    return Path(os.environ.get("ROBUSTLR_FOLDER", DEFAULT_FOLDER))
 
 
 def trial_folder(claim: Claim) -> Path:
     """Return where the trial keeps its checkpoint and pictures; it is made when they are."""
-    return Path(os.environ.get("ROBUSTLR_FOLDER", DEFAULT_FOLDER), claim.cell, str(claim.number))
-
-
-@cache
-def _provenance(device: str) -> dict[str, Any]:
-    """Return what is needed to run a trial again, beyond its configuration."""
-    packages = (
-        "robustlr",
-        "torch",
-        "optuna",
-        "numpy",
-        "tokenizers",
-        "sacrebleu",
-        "stable-baselines3",
-        "gymnasium",
-        "ale-py",
-    )
-    return {
-        "device": _device_name(device),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "commit": _commit(),
-        "versions": {package: _version(package) for package in packages},
-    }
-
-
-def _device_name(device: str) -> str:
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    return torch.cuda.get_device_name(device)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Return the git commit of the working directory, ``+`` appended if files differ from it."""
-    git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return trials_folder() / claim.cell / str(claim.number)
 
 
 def main() -> None:
     """Work on the study and device named on the command line; exit with 2 if that is impossible."""
     _, name, device = sys.argv
     signals = Signals()
+    if "ROBUSTLR_LIFELINE" in os.environ:
+        signals.follow(int(os.environ["ROBUSTLR_LIFELINE"]))
     try:
-        storage = Storage(os.environ["ROBUSTLR_STORAGE"])
+        if "ROBUSTLR_MEMORY_FRACTION" in os.environ:
+            import torch
+
+            torch.cuda.set_per_process_memory_fraction(
+                float(os.environ["ROBUSTLR_MEMORY_FRACTION"])
+            )
+        storage = patiently(signals, partial(Storage, os.environ["ROBUSTLR_STORAGE"]))
         # Before the first claim: a machine that lacks a task must not fail everybody's trials.
-        storage.check_unchanged(storage.load_study(name))
+        study = patiently(signals, partial(storage.load_study, name))
+        patiently(signals, partial(storage.check_unchanged, study))
         work(storage, name, device, signals)
+    except StopRequested:
+        pass
     except UserError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         sys.exit(IMPOSSIBLE)
 
 

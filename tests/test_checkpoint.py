@@ -147,7 +147,9 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_file_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = Config(task="digits-cnn", optimizer="sgd", hyperparameters={}, seed=0)
     scale = Scale(steps=1, batch_size=1)
     run = Run(config, scale, lambda step, value: None, tmp_path, (), torch.Generator())
@@ -158,8 +160,8 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         path.write_bytes(before[:10])
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
-        run.write("checkpoint.pt", cut)
+    run.write("checkpoint.pt", cut)
+    assert "No space left on device" in capfd.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 

@@ -96,7 +96,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_run_takes_the_whole_way(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY, encoding="utf-8")
     done = _robustlr(
-        *("run", "tiny.toml", "--storage", "sqlite:///x.db", "--out", "r", "--processes", "2"),
+        *("run", "tiny.toml", "--storage", "sqlite:///x.db", "--out", "r", "--per-device", "2"),
         cwd=tmp_path,
     )
     assert "tiny: 44 trials queued" in done.stdout
@@ -184,7 +184,7 @@ def test_ctrl_c_gives_running_trials_back(tmp_path: Path) -> None:
         str(Path(sys.executable).with_name("robustlr")),
         "run",
         "slow.toml",
-        "--processes",
+        "--per-device",
         "2",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -221,7 +221,7 @@ def test_failed_trials_make_the_command_fail_after_its_report(tmp_path: Path) ->
         'name="broken"\nseeds=2\ntasks=["tests.helpers:broken"]\n[optimizers.nero]\nlr=[0.1, 1.0]\n'
     )
     (tmp_path / "broken.toml").write_text(text, encoding="utf-8")
-    done = _robustlr("run", "broken.toml", "--processes", "1", cwd=tmp_path, code=2)
+    done = _robustlr("run", "broken.toml", "--per-device", "1", cwd=tmp_path, code=2)
     assert "3 failed: RuntimeError: the machine is on fire" in done.stderr
     assert 'study "broken" is not finished: 3 trials failed and 0 wait' in done.stderr
     assert "3 of 6" in (tmp_path / "report/broken/report.html").read_text(encoding="utf-8")

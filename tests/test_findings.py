@@ -13,7 +13,7 @@ from robustlr.errors import UserError
 from robustlr.findings import Finding
 from robustlr.registry import studies
 from robustlr.report import write_report
-from robustlr.storage import Progress
+from robustlr.status import Progress
 from robustlr.study import load_study
 from tests.helpers import study_from
 from tests.test_analysis import _trials

@@ -8,7 +8,7 @@ import pytest
 from robustlr.errors import UserError
 from robustlr.registry import analyses
 from robustlr.report import write_report
-from robustlr.storage import Progress
+from robustlr.status import Progress
 from robustlr.study import Study
 from tests.helpers import study_from
 from tests.test_analysis import HARD, _trials

@@ -1,6 +1,5 @@
 import json
 import multiprocessing as mp
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from robustlr import tidy
+from robustlr import claims, tidy
 from robustlr.claims import worker_name
 from robustlr.errors import UserError
-from robustlr.storage import Progress, Storage
+from robustlr.status import Progress
+from robustlr.storage import Storage
 from robustlr.study import Study, load_study
-from robustlr.tables import CELL_ATTRIBUTES
+from robustlr.tables import CELL_ATTRIBUTES, LEASES
 from robustlr.task import COLUMNS, Outcome
 from tests import real
 from tests.helpers import study_from
@@ -79,7 +79,7 @@ def test_several_processes_can_create_the_same_study_in_an_empty_database(
 def test_a_claim_holds_the_planned_trial(storage: Storage, study: Study) -> None:
     storage.create_study(study)
     claims = []
-    while (claim := storage.claim(study.name, "me:1:cpu")) is not None:
+    while (claim := storage.claim(study.name, "me:1:cpu:0")) is not None:
         claims.append(claim)
     planned = [
         (cell.name, cell.config(trial.point or {}, trial.seed))
@@ -93,7 +93,7 @@ def test_a_claim_holds_the_planned_trial(storage: Storage, study: Study) -> None
 def test_results_come_back_in_the_tidy_table(storage: Storage, study: Study) -> None:
     storage.create_study(study)
     name = study.name
-    while (claim := storage.claim(name, "me:1:cpu")) is not None:
+    while (claim := storage.claim(name, "me:1:cpu:0")) is not None:
         storage.report(claim, {1: 0.75, 2: float("nan")})
         outcome = Outcome(value=0.5, initial=1.0, test_value=0.25, steps=2)
         outcome = replace(outcome, diverged=claim.config.optimizer == "nero")
@@ -119,7 +119,7 @@ def test_an_unfinished_study_has_an_empty_table(storage: Storage, study: Study) 
 def test_optuna_reads_what_we_write(storage: Storage, study: Study) -> None:
     """The contract with Optuna's tables: its own reader sees the same trials."""
     storage.create_study(study)
-    claim = storage.claim(study.name, "me:1:cpu")
+    claim = storage.claim(study.name, "me:1:cpu:0")
     assert claim is not None
     storage.report(claim, {1: 0.75, 2: float("inf")})
     storage.complete(claim, Outcome(value=0.5, diverged=True), {"seconds": 1.5})
@@ -152,7 +152,7 @@ def test_a_failed_trial_is_queued_again_with_its_reason_forgotten(
     storage: Storage, study: Study
 ) -> None:
     storage.create_study(study)
-    claim = storage.claim(study.name, "me:1:cpu")
+    claim = storage.claim(study.name, "me:1:cpu:0")
     assert claim is not None
     storage.report(claim, {1: 0.5})
     storage.fail(claim, "boom")
@@ -160,28 +160,89 @@ def test_a_failed_trial_is_queued_again_with_its_reason_forgotten(
     assert storage.progress(study.name).failed == 1
     assert storage.requeue_failed(study.name) == 1
     assert storage.failures(study.name) == {}
-    again = storage.claim(study.name, "me:1:cpu")
+    again = storage.claim(study.name, "me:1:cpu:0")
     assert again == claim
     storage.report(again, {1: 0.5})  # the first run's report is gone
 
 
+def _expire(storage: Storage) -> None:
+    with storage.transaction() as connection:
+        connection.execute(sa.update(LEASES).values(expires=claims.clock() - 1.0))
+
+
 def test_a_worker_that_lost_its_trial_cannot_write_a_result(storage: Storage, study: Study) -> None:
     storage.create_study(study)
-    gone = f"{socket.gethostname()}:{2**22 + 1}:cpu"  # above Linux's largest process number
-    lost = storage.claim(study.name, gone)
+    lost = storage.claim(study.name, "away:1:cpu:then")
     assert lost is not None
-    assert storage.give_back_orphans(study.name) == 1
-    assert storage.give_back_orphans(study.name) == 0
+    assert storage.reclaim(study.name) == 0
+    _expire(storage)
+    assert storage.reclaim(study.name) == 1
+    assert storage.reclaim(study.name) == 0
     owner = storage.claim(study.name, worker_name("cpu"))
     assert owner is not None
     assert owner.trial_id == lost.trial_id
+    assert storage.report(lost, {1: 0.5}) is False
+    assert storage.report(owner, {1: 0.5}) is True
     assert storage.complete(lost, Outcome(value=0.1), {}) is False
     storage.fail(lost, "late")
     storage.give_back(lost)
+    assert storage.release(lost.worker) == 0
     assert storage.progress(study.name).running == 1
-    assert storage.give_back_orphans(study.name) == 0  # its owner, this process, is alive
     assert storage.complete(owner, Outcome(value=0.2), {}) is True
+    assert storage.complete(owner, Outcome(value=0.3), {}) is True  # the answer was lost, say
+    assert storage.complete(lost, Outcome(value=0.1), {}) is False
     assert storage.trials(study.name)["value"].tolist() == [0.2]
+
+
+def test_a_renewed_lease_holds(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    for worker in ("kept:1:cpu:then", "away:1:cpu:then"):
+        assert storage.claim(study.name, worker) is not None
+    _expire(storage)
+    stale = {each.host: each.stale for each in storage.status(study.name).running}
+    assert stale == {"kept": True, "away": True}
+    storage.renew(["kept:1:cpu:then", "another:1:cpu:then"])
+    stale = {each.host: each.stale for each in storage.status(study.name).running}
+    assert stale == {"kept": False, "away": True}
+    assert storage.reclaim(study.name) == 1
+    (left,) = storage.status(study.name).running
+    assert (left.host, left.process, left.device) == ("kept", 1, "cpu")
+
+
+def test_a_trial_fails_when_its_workers_have_died_too_often(
+    storage: Storage, study: Study, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text("a first line\nSegmentation fault\n")
+    storage.create_study(study)
+    total = storage.progress(study.name).total
+    first = storage.claim(study.name, "a:1:cpu:0", str(log))
+    assert first is not None
+    storage.give_back(first)  # which counts for nothing
+    for death in range(1, claims.RETRIES + 2):
+        claim = storage.claim(study.name, f"a:{death}:cpu:0", str(log))
+        assert claim is not None
+        assert claim.trial_id == first.trial_id
+        assert storage.progress(study.name).failed == 0
+        assert storage.release(claim.worker, "it died by SIGSEGV") == 1
+    assert storage.progress(study.name) == Progress(total - 1, 0, 0, 1, 0)
+    (reason,) = storage.failures(study.name)
+    assert reason.startswith("its worker died 4 times, last a:4:cpu:0: it died by SIGSEGV")
+    assert reason.endswith("Segmentation fault")
+    assert storage.requeue_failed(study.name) == 1
+    again = storage.claim(study.name, "b:1:cpu:0")
+    assert again is not None
+    assert storage.release(again.worker, "it died by SIGKILL") == 1
+    assert storage.progress(study.name).failed == 0  # it has its retries anew
+
+
+def test_a_worker_whose_claim_got_no_answer_gives_back_what_it_does_not_know_of(
+    storage: Storage, study: Study
+) -> None:
+    storage.create_study(study)
+    unknown = storage.claim(study.name, "a:1:cpu:0")
+    assert storage.release("a:1:cpu:0") == 1
+    assert storage.claim(study.name, "a:1:cpu:0") == unknown
 
 
 def test_tpe_chooses_on_the_claim_and_stays_in_the_space(storage: Storage, tmp_path: Path) -> None:
@@ -191,7 +252,7 @@ def test_tpe_chooses_on_the_claim_and_stays_in_the_space(storage: Storage, tmp_p
         "[optimizers.adamw]\nlr = { log = [0.002, 0.1] }\nweight_decay = [0.0, 0.1]\n",
     )
     storage.create_study(study)
-    while (claim := storage.claim(study.name, "me:1:cpu")) is not None:
+    while (claim := storage.claim(study.name, "me:1:cpu:0")) is not None:
         lr = float(claim.config.hyperparameters["lr"])
         storage.complete(claim, Outcome(value=abs(lr - 0.02)), {"seconds": 0.0})
     table = storage.trials(study.name)
@@ -209,18 +270,18 @@ def test_a_point_that_tpe_chose_before_a_crash_is_kept(storage: Storage, tmp_pat
         'design = "tpe"\npoints = 1\nseeds = 1\n[optimizers.sgd]\nlr = { log = [0.1, 1.0] }\n',
     )
     storage.create_study(study)
-    storage.claim(study.name, "me:1:cpu")
-    chosen = storage.claim(study.name, "me:1:cpu")
+    storage.claim(study.name, "me:1:cpu:0")
+    chosen = storage.claim(study.name, "me:1:cpu:0")
     assert chosen is not None
     storage.give_back(chosen)
-    assert storage.claim(study.name, "me:1:cpu") == chosen
+    assert storage.claim(study.name, "me:1:cpu:0") == chosen
 
 
 def test_deleting_a_study_leaves_the_others(storage: Storage, study: Study) -> None:
     other = study.model_copy(update={"name": "test2"})
     for each in (study, other):
         storage.create_study(each)
-        claim = storage.claim(each.name, "me:1:cpu")
+        claim = storage.claim(each.name, "me:1:cpu:0")
         assert claim is not None
         storage.report(claim, {1: 0.5})
         storage.complete(claim, Outcome(value=0.5), {"seconds": 0.0})
@@ -257,7 +318,7 @@ def test_trials_that_end_while_the_table_is_read_are_left_out(
     storage: Storage, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.create_study(study)
-    claims = [storage.claim(study.name, "me:1:cpu") for _ in range(2)]
+    claims = [storage.claim(study.name, "me:1:cpu:0") for _ in range(2)]
     assert claims[0] is not None
     storage.complete(claims[0], Outcome(value=0.5), {"seconds": 0.0})
     read = tidy._add_attributes
@@ -273,7 +334,7 @@ def test_trials_that_end_while_the_table_is_read_are_left_out(
 
 def test_the_last_report_of_a_step_counts(storage: Storage, study: Study) -> None:
     storage.create_study(study)
-    claim = storage.claim(study.name, "me:1:cpu")
+    claim = storage.claim(study.name, "me:1:cpu:0")
     assert claim is not None
     storage.report(claim, {1: 0.5, 2: 0.4})
     storage.report(claim, {2: 0.3})
@@ -289,7 +350,7 @@ def test_a_connection_that_the_server_dropped_is_replaced(
     postgresql_server.psql("CREATE DATABASE dropped;")
     with Storage(postgresql_server.get_uri(database="dropped"), create=True) as storage:
         storage.create_study(study)
-        claim = storage.claim(study.name, "me:1:cpu")
+        claim = storage.claim(study.name, "me:1:cpu:0")
         assert claim is not None
         kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'dropped'"
         postgresql_server.psql(f"{kill} AND pid <> pg_backend_pid();")

@@ -1,5 +1,6 @@
 """Real workers in real processes: exact budgets, signals, and what a dying process leaves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,18 +17,24 @@ import sqlalchemy as sa
 from PIL import Image
 
 from robustlr import training
+from robustlr.claims import worker_name
+from robustlr.devices import slots
 from robustlr.errors import UserError
-from robustlr.launch import launch, slots
+from robustlr.launch import launch
 from robustlr.registry import load_task
-from robustlr.storage import Progress, Storage
+from robustlr.signals import Signals
+from robustlr.status import Progress
+from robustlr.storage import Storage
 from robustlr.study import Study
 from robustlr.task import CHECKPOINT
-from robustlr.worker import Signals, trial_folder, work
+from robustlr.worker import trial_folder, work
 from tests.helpers import ROOT, study_from
 from tests.runs import run_to_end
 
 
 class Silent:
+    seconds = 0.2
+
     def update(self, progress: Progress) -> None:
         pass
 
@@ -81,10 +88,9 @@ def test_eight_workers_run_two_hundred_trials_exactly_once(
     assert runs == planned
     assert len(storage.trials("test")) == 200
     with storage.engine.connect() as connection:
-        owners = sa.text(
-            "SELECT DISTINCT value_json FROM trial_user_attributes WHERE key = 'worker'"
-        )
-        assert len(connection.execute(owners).all()) > 1
+        results = sa.text("SELECT value_json FROM trial_user_attributes WHERE key = 'result'")
+        owners = {json.loads(text)["worker"] for text in connection.scalars(results)}
+        assert len(owners) > 1
 
 
 def test_a_real_training_step_in_every_trial(url: str, storage: Storage, tmp_path: Path) -> None:
@@ -93,7 +99,7 @@ def test_a_real_training_step_in_every_trial(url: str, storage: Storage, tmp_pat
         study_from(tmp_path, text.replace("seeds", 'tasks=["tests.real:one_step"]\nseeds'))
     )
     os.chdir(ROOT)
-    launch(storage, url, "test", slots(None, 2), Silent())
+    launch(storage, url, "test", slots("cpu", 2), Silent())
     table = storage.trials("test")
     assert len(table) == 20
     assert (table["steps"] == 1).all()
@@ -109,7 +115,7 @@ def test_a_trial_keeps_its_pictures_in_a_folder_of_its_own(
     with Storage(url, create=True) as storage:
         text = 'tasks = ["tests.real:few_steps_gan"]\nseeds = 1\n[optimizers.nero]\nlr = [0.01]\n'
         storage.create_study(study_from(tmp_path, text))
-        launch(storage, url, "test", slots(None, 1), Silent())
+        launch(storage, url, "test", slots("cpu", 1), Silent())
         assert storage.progress("test").complete == 2
     files = [path for path in (tmp_path / "trials").rglob("*") if path.is_file()]
     cell = tmp_path / "trials" / "test" / "tests.real:few_steps_gan" / "nero"
@@ -126,7 +132,7 @@ def test_a_worker_that_lacks_data_stops_and_costs_no_trial(tmp_path: Path) -> No
     with Storage(url, create=True) as storage:
         storage.create_study(_study(tmp_path, "lacking", seeds=1, lrs=3))
         with pytest.raises(UserError, match="the data are missing: put them there"):
-            launch(storage, url, "test", slots(None, 2), Silent())
+            launch(storage, url, "test", slots("cpu", 2), Silent())
         assert storage.progress("test") == Progress(4, 0, 0, 0, 0)
 
 
@@ -143,7 +149,7 @@ def test_a_worker_goes_on_from_the_checkpoint_in_the_trials_folder(
     text = 'tasks = ["digits-cnn"]\nseeds = 1\n[optimizers.nero]\nlr = [0.1]\n'
     with Storage(url, create=True) as storage:
         storage.create_study(study_from(tmp_path, text))
-        claim = storage.claim("test", "a worker that dies")
+        claim = storage.claim("test", worker_name("cpu"))
         assert claim is not None
         task, curve = load_task("digits-cnn"), list[float]()
 
@@ -196,7 +202,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(
     url: str, storage: Storage, tmp_path: Path, run_log: Path
 ) -> None:
     storage.create_study(_study(tmp_path, "deadly", seeds=2, lrs=3))
-    launch(storage, url, "test", slots(None, 1), Silent())
+    launch(storage, url, "test", slots("cpu", 1), Silent())
     assert run_log.exists()  # it died once
     assert storage.progress("test") == Progress(0, 0, 8, 0, 0)
 
@@ -206,7 +212,7 @@ def test_a_failing_trial_costs_no_other_and_is_tried_again_on_the_next_launch(
 ) -> None:
     storage.create_study(_study(tmp_path, "broken", seeds=2, lrs=2))
     for _ in range(2):
-        launch(storage, url, "test", slots(None, 1), Silent())
+        launch(storage, url, "test", slots("cpu", 1), Silent())
         assert storage.progress("test") == Progress(0, 0, 3, 3, 0)
         (reason,) = storage.failures("test")
         assert reason.startswith("RuntimeError: the machine is on fire (at helpers.py:")
@@ -216,7 +222,7 @@ def test_a_result_that_is_not_a_number_is_a_diverged_trial(
     url: str, storage: Storage, tmp_path: Path, run_log: Path
 ) -> None:
     storage.create_study(_study(tmp_path, "nan", seeds=1, lrs=1))
-    launch(storage, url, "test", slots(None, 1), Silent())
+    launch(storage, url, "test", slots("cpu", 1), Silent())
     assert storage.progress("test") == Progress(0, 0, 2, 0, 2)
     assert storage.trials("test")["value"].tolist() == [1.0, 1.0]
 
@@ -225,7 +231,7 @@ def test_what_a_task_returns_cannot_kill_the_worker(
     url: str, storage: Storage, tmp_path: Path, run_log: Path
 ) -> None:
     storage.create_study(_study(tmp_path, "odd", seeds=4, lrs=1))
-    launch(storage, url, "test", slots(None, 1), Silent())
+    launch(storage, url, "test", slots("cpu", 1), Silent())
     assert storage.progress("test") == Progress(0, 0, 2, 6, 2)
     reasons = " ".join(storage.failures("test"))
     assert "returns a number or an Outcome, not NoneType" in reasons
@@ -240,7 +246,7 @@ def test_a_machine_without_the_task_takes_no_trial(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r'"tests.helpers:counted" cannot be imported'):
-        launch(storage, url, "test", slots(None, 2), Silent())
+        launch(storage, url, "test", slots("cpu", 2), Silent())
     assert storage.progress("test") == Progress(2, 0, 0, 0, 0)
 
 
@@ -251,14 +257,14 @@ def test_workers_that_cannot_start_end_in_one_sentence(
     with Storage(url, create=True) as storage:
         storage.create_study(_study(tmp_path, "counted", seeds=1, lrs=1))
         with pytest.raises(UserError, match="holds no studies"):
-            launch(storage, f"sqlite:///{tmp_path}/other.db", "test", slots(None, 1), Silent())
+            launch(storage, f"sqlite:///{tmp_path}/other.db", "test", slots("cpu", 1), Silent())
 
 
 def test_every_trial_records_how_to_run_it_again(
     url: str, storage: Storage, tmp_path: Path, run_log: Path
 ) -> None:
     storage.create_study(_study(tmp_path, "counted", seeds=1, lrs=1))
-    launch(storage, url, "test", slots(None, 1), Silent())
+    launch(storage, url, "test", slots("cpu", 1), Silent())
     import optuna
 
     found = optuna.load_study(
@@ -271,19 +277,19 @@ def test_every_trial_records_how_to_run_it_again(
     assert {"robustlr", "optuna", "numpy", "tokenizers", "ale-py"} <= set(versions)
     assert versions["torch"] == version("torch")
     assert result["commit"] is None or len(result["commit"].rstrip("+")) == 40
-    assert found.trials[0].user_attrs["worker"].endswith(":cpu")
+    assert ":cpu:" in result["worker"]
 
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [slot.device for slot in slots("cpu", 3)] == ["cpu"] * 3
     cores = len(os.sched_getaffinity(0))
-    assert len(slots("cpu", None)) == cores
+    assert len(slots("cpu")) == cores
     assert {slots("cpu", n)[0].environment["OMP_NUM_THREADS"] for n in (1, 2, 4)} == {"1"}
-    with pytest.raises(UserError, match="leave it out"):
-        slots("all", 2)
     with pytest.raises(UserError, match=r"--devices 99: (torch sees no GPU|there is no GPU)"):
-        slots("99", None)
+        slots("99")
+    with pytest.raises(UserError, match=r"--memory-fraction 0.5 is for GPUs"):
+        slots("cpu", 2, 0.5)
 
 
 def test_gpu_slots_are_counted_among_the_gpus_that_this_process_may_see(
@@ -293,10 +299,27 @@ def test_gpu_slots_are_counted_among_the_gpus_that_this_process_may_see(
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots("all", None)] == ["0", "1"]
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots("all")] == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots("all", None)] == ["2", "5"]
-    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots("1", None)] == ["5"]
-    assert [s.device for s in slots(None, None)] == ["cuda", "cuda"]
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots("all")] == ["2", "5"]
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots("1")] == ["5"]
+    assert [s.device for s in slots()] == ["cuda", "cuda"]
     with pytest.raises(UserError, match='there is no GPU "2"; there are: 0, 1'):
-        slots("0,2", None)
+        slots("0,2")
+
+
+def test_workers_that_share_a_gpu_share_its_memory_and_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    shared = slots("all", 2, 0.45)
+    assert [slot.name for slot in shared] == ["gpu0", "gpu1", "gpu0", "gpu1"]
+    assert {slot.environment["ROBUSTLR_MEMORY_FRACTION"] for slot in shared} == {"0.45"}
+    assert {slot.environment["OMP_NUM_THREADS"] for slot in shared} == {"4"}
+    with pytest.raises(UserError, match="from 0 to 1"):
+        slots("all", 2, 1.5)
