@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustlr.errors import UserError, unknown
+from robustlr.errors import UserError, extra, unknown
 
 if TYPE_CHECKING:
     from robustlr.storage import Storage
@@ -30,7 +30,7 @@ Url = Annotated[
     typer.Option(
         "--storage",
         envvar="ROBUSTLR_STORAGE",
-        help="Database, sqlite:/// or postgresql://, or @FILE for a file that holds its URL.",
+        help="sqlite:///FILE, postgresql://…, grpc://HOST:PORT, or @FILE with such a URL in it.",
     ),
 ]
 Source = Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")]
@@ -51,7 +51,9 @@ MemoryFraction = Annotated[
     float | None, typer.Option(help="What a worker may take of its GPU's memory, as in 0.45.")
 ]
 Only = Annotated[list[str] | None, typer.Option(help="An analysis to write; may be repeated.")]
+Host = Annotated[str, typer.Option(help="The address on which to listen.")]
 DEFAULT_URL = "sqlite:///robustlr.db"
+LOOPBACK = "127.0.0.1"
 
 
 @app.command()
@@ -127,6 +129,23 @@ def upgrade(storage: Url = DEFAULT_URL) -> None:
     from robustlr.storage import Storage
 
     print(f"{Storage(storage, upgrade=True).shown_url} has the tables of this version")
+
+
+@storage_app.command("serve")
+def serve_storage(
+    storage: Url = DEFAULT_URL,
+    host: Host = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 13000,
+) -> None:
+    """Share a PostgreSQL server's few connections among hundreds of workers, as grpc://HOST:PORT.
+
+    One Python process answers all of them, which is its limit: below about a hundred workers
+    connect to PostgreSQL itself. It asks for no password.
+    """
+    with extra("grpc"):
+        from robustlr.proxy import serve
+    _warn_unless_loopback(host)
+    serve(storage, host, port)
 
 
 @app.command()
@@ -265,9 +284,9 @@ def optimizers(as_json: AsJson = False) -> None:
 
 
 def _open(url: str, *, create: bool = False) -> "Storage":
-    from robustlr.storage import Storage
+    from robustlr.storage import open_storage
 
-    return Storage(url, create=create)
+    return open_storage(url, create=create)
 
 
 def _create(source: str, scale: str | None, url: str) -> "Study":
@@ -329,6 +348,16 @@ def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:
     folder = out or Path("report", name)
     page = write_report(database.trials(name), folder, study=study, progress=progress, only=only)
     print(f"report: {page}")
+
+
+def _warn_unless_loopback(host: str) -> None:
+    """Say who can come in."""
+    if host not in (LOOPBACK, "localhost", "::1"):
+        print(
+            f"robustlr: --host {host} lets in whoever reaches that address, without a password; "
+            "they can read and delete every study",
+            file=sys.stderr,
+        )
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

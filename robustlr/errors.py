@@ -2,8 +2,8 @@
 
 import difflib
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 MANY = 40
 """How many valid names a sentence lists at most."""
@@ -28,6 +28,19 @@ def say(message: str) -> None:
     """Print a line to standard error, also where its disk is full."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Explain imports of the block that fail because an optional part is not installed.
+
+    Raises:
+        UserError: how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{error}; install it: pip install 'robustlr[{name}]'") from error
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ class Keeper(threading.Thread):
         super().__init__(daemon=True)
         self.progress = storage.progress(name)
         self._storage, self._name, self._beat_seconds = storage, name, beat_seconds
-        self._alive: set[str] = set()
+        self._alive: list[str] = []
         self._dead: dict[str, str | None] = {}
         self._given_back: dict[str, int] = {}
         self._renewed = -float("inf")
@@ -36,7 +36,7 @@ class Keeper(threading.Thread):
 
     def look_after(self, workers: Iterable[str]) -> None:
         """Renew these workers' leases from now on, and no others'."""
-        self._alive = set(workers)
+        self._alive = list(workers)
 
     def bury(self, worker: str, reason: str | None) -> None:
         """Give back what a worker that has ended ran; a ``reason`` says how it died."""

@@ -11,7 +11,7 @@ The tables are in ``tables.py``, a trial's changes of state in ``claims.py``, re
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,8 +22,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from robustlr import claims
-from robustlr.database import Database
-from robustlr.errors import StorageError, UserError, unknown
+from robustlr.database import Database, url_of
+from robustlr.errors import StorageError, UserError, extra, unknown
 from robustlr.registry import load_optimizer
 from robustlr.space import Choices, Point, Span, Value
 from robustlr.status import Progress, Status, read_failures, read_progress, read_status
@@ -48,6 +48,7 @@ from robustlr.tables import (
     read_point,
 )
 from robustlr.task import Config, Outcome
+from robustlr.tidy import read_trials
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,19 @@ class Claim:
     number: int
     worker: str
     config: Config
+
+
+def open_storage(url: str, *, create: bool = False) -> "Storage":
+    """Return the database at a URL, or what a proxy (``grpc://host:port``) has of one.
+
+    Raises:
+        UserError: there is none; see ``Database``.
+    """
+    if url_of(url).startswith("grpc:"):
+        with extra("grpc"):
+            from robustlr.proxy import RemoteStorage
+        return RemoteStorage(url_of(url))
+    return Storage(url, create=create)
 
 
 class Storage(Database):
@@ -103,12 +117,7 @@ class Storage(Database):
             UserError: one cannot be loaded, or a task's scale has changed since the study was
                 created; trials from before and after would not compare.
         """
-        query = sa.select(CELL_ATTRIBUTES.c.value_json).where(
-            CELL_ATTRIBUTES.c.study_id.in_(cells_of(study.name)),
-            CELL_ATTRIBUTES.c.key == "robustlr",
-        )
-        with self.transaction() as connection:
-            stored = [json.loads(text) for text in connection.scalars(query)]
+        stored = self.descriptions(study.name)
         protocols = {str((d["task"], d["conditions"])): d["protocol"] for d in stored}
         for optimizer in study.optimizers.values():
             if ":" in optimizer.target:
@@ -126,13 +135,21 @@ class Storage(Database):
                     f"({', '.join(changed)}); create the study under another name"
                 )
 
+    def descriptions(self, name: str) -> list[dict[str, Any]]:
+        """Return what is stored of the study's cells: task, protocol, conditions and more."""
+        query = sa.select(CELL_ATTRIBUTES.c.value_json).where(
+            CELL_ATTRIBUTES.c.study_id.in_(cells_of(name)), CELL_ATTRIBUTES.c.key == "robustlr"
+        )
+        with self.transaction() as connection:
+            return [json.loads(text) for text in connection.scalars(query)]
+
     def load_study(self, name: str) -> Study:
         """Return the stored study of that name.
 
         Raises:
             UserError: there is none, or another version of robustlr wrote it in its own words.
         """
-        spec = self._require(name)
+        spec = self.spec(name)
         try:
             return Study.model_validate_json(spec)
         except pydantic.ValidationError as error:
@@ -144,7 +161,12 @@ class Storage(Database):
                 f"study: robustlr study delete {name}"
             ) from error
 
-    def _require(self, name: str) -> str:
+    def spec(self, name: str) -> str:
+        """Return the stored study of that name as its JSON text.
+
+        Raises:
+            UserError: there is none.
+        """
         with self.transaction() as connection:
             spec = connection.scalar(sa.select(STUDIES.c.spec).where(STUDIES.c.name == name))
         if spec is None:
@@ -168,7 +190,7 @@ class Storage(Database):
         Raises:
             UserError: there is none of that name.
         """
-        self._require(name)
+        self.spec(name)
         cells = cells_of(name)
         trials = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id.in_(cells))
         with self.transaction() as connection:
@@ -192,7 +214,7 @@ class Storage(Database):
         Raises:
             UserError: there is no study of that name.
         """
-        self._require(name)
+        self.spec(name)
         with self.transaction() as connection:
             return read_status(connection, name)
 
@@ -202,9 +224,18 @@ class Storage(Database):
         Raises:
             UserError: there is no study of that name.
         """
-        from robustlr.tidy import read_trials
+        import pandas as pd
 
-        self._require(name)
+        columns, rows = self.rows(name)
+        return pd.DataFrame(rows, columns=columns)
+
+    def rows(self, name: str) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return the tidy table's columns, and a row a trial of what it has of them.
+
+        Raises:
+            UserError: there is no study of that name.
+        """
+        self.spec(name)
         with self.transaction() as connection:
             return read_trials(connection, name)
 
@@ -304,7 +335,7 @@ class Storage(Database):
         with self.transaction() as connection:
             claims.end(connection, claim.trial_id, claim.worker, TrialState.WAITING)
 
-    def renew(self, workers: Iterable[str]) -> None:
+    def renew(self, workers: Sequence[str]) -> None:
         """Renew the leases of what the workers run."""
         with self.transaction() as connection:
             claims.renew(connection, workers)

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pandas as pd
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
@@ -19,8 +18,8 @@ from robustlr.tables import (
 from robustlr.task import COLUMNS
 
 
-def read_trials(connection: sa.Connection, name: str) -> pd.DataFrame:
-    """Return the study's completed trials.
+def read_trials(connection: sa.Connection, name: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the columns, and a row for each of the study's completed trials.
 
     The columns are ``COLUMNS``, then one for every hyperparameter and one for every condition,
     empty where a trial's optimizer has no such hyperparameter; ``conditions`` names the latter,
@@ -42,7 +41,7 @@ def read_trials(connection: sa.Connection, name: str) -> pd.DataFrame:
         rows[trial_id] |= {"conditions": " ".join(cell["conditions"])} | cell["conditions"]
     _add_attributes(connection, ours, rows)
     hyperparameters = _add_hyperparameters(connection, ours, rows)
-    return pd.DataFrame(list(rows.values()), columns=[*COLUMNS, *hyperparameters, *conditions])
+    return [*COLUMNS, *hyperparameters, *conditions], list(rows.values())
 
 
 def _cells(connection: sa.Connection, name: str) -> dict[int, dict[str, Any]]:

@@ -25,7 +25,7 @@ from robustlr.neighbours import Neighbours
 from robustlr.provenance import provenance
 from robustlr.registry import load_task
 from robustlr.signals import Signals, StopRequested, stopping
-from robustlr.storage import Claim, Storage
+from robustlr.storage import Claim, Storage, open_storage
 from robustlr.task import CHECKPOINT, Outcome
 
 FLUSH_SECONDS = 5.0
@@ -238,7 +238,7 @@ def main() -> None:
             torch.cuda.set_per_process_memory_fraction(
                 float(os.environ["ROBUSTLR_MEMORY_FRACTION"])
             )
-        storage = patiently(signals, partial(Storage, os.environ["ROBUSTLR_STORAGE"]))
+        storage = patiently(signals, partial(open_storage, os.environ["ROBUSTLR_STORAGE"]))
         # Before the first claim: a machine that lacks a task must not fail everybody's trials.
         study = patiently(signals, partial(storage.load_study, name))
         patiently(signals, partial(storage.check_unchanged, study))
