@@ -283,6 +283,23 @@ def optimizers(as_json: AsJson = False) -> None:
     )
 
 
+@app.command()
+def doctor(storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Check this machine, its data and the database, and say how to mend what is missing."""
+    from robustlr.doctor import checks
+
+    found = []
+    for check in checks(storage):
+        found.append(check)
+        if not as_json:
+            advice = f" → {check.advice}" if check.advice else ""
+            print(f"{check.state:7}  {check.name:18}  {check.found}{advice}", flush=True)
+    if as_json:
+        print(json.dumps([vars(check) for check in found]))
+    if any(check.state == "problem" for check in found):
+        raise typer.Exit(1)
+
+
 def _open(url: str, *, create: bool = False) -> "Storage":
     from robustlr.storage import open_storage
 
