@@ -13,9 +13,10 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
+from robustlr.database import VERSION, parse_url, url_of
 from robustlr.doctor import Check, folder
 from robustlr.errors import UserError
-from robustlr.storage import Storage, _parse_url
+from robustlr.storage import Storage, open_storage
 from robustlr.tables import STUDIES, now
 
 PATIENCE_SECONDS = 5
@@ -44,7 +45,10 @@ NO_STUDY = "no study yet: robustlr study create STUDY"
 def database_checks(url: str) -> Iterator[Check]:
     """Yield the checks of the database at ``url``, which is left as it was found."""
     try:
-        parsed = _parse_url(url)
+        if url_of(url).startswith("grpc:"):
+            yield from _proxy(url)
+            return
+        parsed = parse_url(url)
     except UserError as error:
         yield Check("database", "problem", str(error), "name another: --storage URL")
         return
@@ -69,6 +73,18 @@ def database_checks(url: str) -> Iterator[Check]:
         yield Check("database", "problem", f"{shown} does not work: {_reason(error)}", advice)
         return
     yield from _studies(url, engine)
+
+
+def _proxy(url: str) -> Iterator[Check]:
+    """Check that the proxy at ``url`` answers, and so its database."""
+    with open_storage(url) as storage:
+        times = []
+        for _ in range(QUERIES):
+            started = time.perf_counter()
+            count = len(storage.study_names())
+            times.append(time.perf_counter() - started)
+    found = f"{storage.shown_url} answers in {1000 * median(times):.2g} ms and has {count} studies"
+    yield Check("database", "ok", found)
 
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:
@@ -203,18 +219,14 @@ def _studies(url: str, engine: sa.Engine) -> Iterator[Check]:
 
 
 def _schema(storage: Storage) -> Check:
-    """Compare the version of Optuna's tables with the one that the installed Optuna expects."""
-    # The version of robustlr's own tables belongs here too, once they have one.
+    """Compare the version of Optuna's tables with the installed one's; ours were, on opening."""
     url = storage.engine.url.render_as_string(hide_password=False)
     tables = optuna.storages.RDBStorage(
         url, {"poolclass": sa.NullPool}, skip_compatibility_check=True, skip_table_creation=True
     )
     stored, expected = tables.get_current_version(), tables.get_head_version()
-    found = f"Optuna's tables {stored}"
+    found = f"robustlr's tables have version {VERSION}, Optuna's {stored}"
     if stored == expected:
         return Check("schema", "ok", found)
-    advice = (
-        f"use the Optuna that made them, or bring them to {expected}: "
-        f"optuna storage upgrade --storage {storage.shown_url}"
-    )
+    advice = f"use the Optuna that made them, or bring them to {expected}: robustlr storage upgrade"
     return Check("schema", "problem", f"{found}, not {expected}", advice)

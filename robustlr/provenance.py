@@ -24,7 +24,7 @@ def provenance(device: str) -> dict[str, Any]:
     )
     return {
         "device": _device_name(device),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         "python": ".".join(map(str, sys.version_info[:3])),
         "commit": _commit(),
         "versions": {package: _version(package) for package in packages},

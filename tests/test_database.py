@@ -1,0 +1,168 @@
+"""Databases of other versions, away, cut off; and passwords that nobody shall see."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from robustlr import database
+from robustlr.database import VERSION, Database, shown, url_of
+from robustlr.errors import StorageError, UserError
+from robustlr.status import Progress
+from robustlr.storage import Storage
+from robustlr.tables import SCHEMA, STUDIES
+from robustlr.task import Outcome
+from tests.helpers import ROOT
+
+VERSION_1 = ROOT / "tests" / "version1.sql"
+"""A study of six trials as version 1 stored it: two complete, one running, one failed, two waiting."""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> str:
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.executescript(VERSION_1.read_text(encoding="utf-8"))
+    connection.close()
+    return f"sqlite:///{tmp_path}/old.db"
+
+
+def test_a_database_of_an_older_version_names_the_command_that_upgrades_it(old: str) -> None:
+    for create in (False, True):
+        with pytest.raises(UserError, match="robustlr storage upgrade"):
+            Storage(old, create=create)
+
+
+def test_an_upgraded_study_goes_on(old: str) -> None:
+    command = [str(Path(sys.executable).with_name("robustlr")), "storage", "upgrade"]
+    for _ in range(2):  # which is harmless
+        done = subprocess.run([*command, "--storage", old], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    with Storage(old) as storage:
+        assert storage.progress("old") == Progress(3, 0, 2, 1, 1)  # the running one waits again
+        assert storage.load_study("old").name == "old"
+        assert storage.trials("old")["value"].tolist() == [0.25, 0.5]
+        assert storage.requeue_failed("old") == 1
+        for _ in range(4):
+            claim = storage.claim("old", "a:1:cpu:0")
+            assert claim is not None
+            assert storage.complete(claim, Outcome(value=0.125), {"seconds": 1.0})
+        assert storage.status("old").progress == Progress(0, 0, 6, 0, 1)
+        stored = storage.as_optuna().get_all_studies()
+        assert len(stored) == 2
+
+
+def test_a_database_of_a_newer_version_is_left_alone(url: str, storage: Storage) -> None:
+    with storage.transaction() as connection:
+        connection.execute(sa.update(SCHEMA).values(version=VERSION + 1))
+    for upgrade in (False, True):
+        with pytest.raises(UserError, match="was written by a newer robustlr"):
+            Storage(url, upgrade=upgrade)
+
+
+def test_a_study_in_words_that_this_version_does_not_know_is_named(
+    storage: Storage, old: str
+) -> None:
+    with storage.transaction() as connection:
+        spec = '{"name": "new", "optimisers": {}}'
+        row = {"name": "new", "hash": "x", "spec": spec, "created": sa.func.current_timestamp()}
+        connection.execute(sa.insert(STUDIES).values(**row))
+    with pytest.raises(UserError, match=r'study "new" .* was written by another version'):
+        storage.load_study("new")
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("postgresql://me:secret@host/x", "postgresql://me:***@host/x"),
+        ("postgresql+psycopg://me:se:cr:et@host:5432/x", "postgresql+psycopg://me:***@host:5432/x"),
+        ("postgresql://host/x?user=me&password=secret&a=1", "postgresql://host/x?user=me&password=***&a=1"),
+        ("of postgresql://me:secret@host/x it says no", "of postgresql://me:***@host/x it says no"),
+        ("postgresql://me@host/x", "postgresql://me@host/x"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)  # fmt: skip
+def test_passwords_are_not_shown(text: str, clean: str) -> None:
+    assert shown(text) == clean
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@127.0.0.1:1/x",
+        "postgresql://me:secret@host:port/x",
+        "postgresql://127.0.0.1:1/x?user=me&password=secret",
+        "nonsense://me:secret@host/x",
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [["study", "list"], ["worker", "x"], ["doctor"], ["status", "x"], ["storage", "serve"]]
+)  # fmt: skip
+def test_no_command_tells_a_password(url: str, command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("robustlr")), *command],
+        env={**os.environ, "ROBUSTLR_STORAGE": url},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert "secret" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_can_hold_the_url(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/x.db\n")
+    with Storage(f"@{tmp_path}/url", create=True) as storage:
+        assert storage.study_names() == []
+    assert (tmp_path / "x.db").exists()
+    with pytest.raises(UserError, match="cannot be read"):
+        url_of(f"@{tmp_path}/none")
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """A port that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_server_that_never_answers_is_given_up(
+    silent_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(database.CONNECT_OPTIONS, "postgresql", {"connect_timeout": 2})
+    with pytest.raises(StorageError, match="timeout expired"):
+        Database(f"postgresql://me@127.0.0.1:{silent_server}/x")
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_a_query_that_is_never_answered_is_given_up(
+    postgresql_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgresql_server.psql("CREATE DATABASE hangs;")
+    with Storage(postgresql_server.get_uri(database="hangs"), create=True) as storage:
+        monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
+        with pytest.raises(StorageError), storage.transaction() as connection:
+            connection.execute(sa.text("SELECT pg_sleep(300)"))
+        monkeypatch.setattr(database, "ANSWER_SECONDS", 30.0)
+        assert storage.study_names() == []  # by a new connection
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_nothing_stays_connected(postgresql_server: Any) -> None:
+    postgresql_server.psql("CREATE DATABASE quiet;")
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'quiet'"
+    with Storage(postgresql_server.get_uri(database="quiet"), create=True) as storage:
+        storage.study_names()
+        assert postgresql_server.psql(count).split()[2] == "1"
+        storage.disconnect()
+        assert postgresql_server.psql(count).split()[2] == "0"
