@@ -23,7 +23,7 @@ from robustlr.scale import Scale
 from robustlr.signals import StopRequested, stopping
 from robustlr.task import CHECKPOINT, Config, Report
 
-SECONDS = 60.0
+SECONDS = float(os.environ.get("ROBUSTLR_SAVE_SECONDS", "60"))
 """How often a run is saved: what a killed run loses at most."""
 
 

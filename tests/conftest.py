@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from robustlr.storage import Storage
+from tests.chaos.faults import Server
 
 _numbers = itertools.count()
 settings.register_profile("robustlr", deadline=None)  # speed is no property of the maths
@@ -74,6 +75,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     name = f"test{next(_numbers)}"
     server.psql(f"CREATE DATABASE {name};")
     return str(server.get_uri(database=name)).replace("postgresql+psycopg://", "postgresql://")
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[Server]:
+    """A server that only this test uses, and may crash."""
+    folder = Path(tempfile.mkdtemp(prefix="robustlr-chaos-"))
+    server = Server(folder)
+    yield server
+    server.remove()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

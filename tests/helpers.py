@@ -1,6 +1,8 @@
 """Studies and tasks that tests share. Workers import this module to find the tasks."""
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -82,6 +84,44 @@ def _lacking(config: Config, report: Report) -> float:
     raise UnavailableError("the data are missing: put them there")
 
 
+def _holding_the_interpreter(config: Config, report: Report) -> float:
+    """Compute for four seconds without letting any other thread of the process run."""
+    ctypes.PyDLL(None).sleep(4)
+    return 0.5
+
+
+def _crowded(config: Config, report: Report) -> float:
+    """Need more memory than there is while another trial runs; seed 2 always does."""
+    place = Path(os.environ["RUN_LOG"]).parent / "device"
+    place.mkdir(exist_ok=True)
+    mine = place / str(os.getpid())
+    mine.touch()
+    try:
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            if len(list(place.iterdir())) > 1 or config.seed == 2:
+                raise torch_error()
+            time.sleep(0.02)
+    finally:
+        mine.unlink()
+    return 0.5
+
+
+def torch_error() -> Exception:
+    """Return what torch raises when a device is full."""
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def _murderous(config: Config, report: Report) -> float:
+    """Kill the process whenever seed 0 runs, as a faulty driver does."""
+    if config.seed == 0:
+        print("about to die", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return 0.25
+
+
 def _nan(config: Config, report: Report) -> float:
     return float("nan")
 
@@ -96,5 +136,8 @@ slow = _task("slow", _slow)
 broken = _task("broken", _broken)
 deadly = _task("deadly", _deadly)
 nan = _task("nan", _nan)
+holding_the_interpreter = _task("holding_the_interpreter", _holding_the_interpreter)
+crowded = _task("crowded", _crowded)
+murderous = _task("murderous", _murderous)
 lacking = _task("lacking", _lacking)
 odd = _task("odd", _odd)

