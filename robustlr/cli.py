@@ -226,19 +226,15 @@ def heatmap(
 @app.command()
 def dashboard(
     storage: Url = DEFAULT_URL,
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port on the loopback address.")
-    ] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; all but this machine's own are public.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Serve Optuna's dashboard on this machine's loopback address; it has no password."""
-    import optuna_dashboard
+    """Serve Optuna's dashboard with our plots on this machine's loopback address; no password."""
+    from robustlr.dashboard import serve
 
-    database = _open(storage).as_optuna()
-    print(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
-    try:
-        optuna_dashboard.run_server(database, host="127.0.0.1", port=port)
-    except OSError as error:
-        raise UserError(f"port {port} cannot be used: {error.strerror}; try --port") from error
+    serve(_open(storage), host, port)
 
 
 @app.command()
