@@ -1,6 +1,7 @@
 # make run    the quickstart study with two worker processes, ending in a report
 # make test   ruff, mypy, pytest
-# make test-system  what needs Debian packages: LibreOffice's help, downloaded into build/
+# make test-system  what needs Debian packages: LibreOffice's help, downloaded into build/, and
+#             chromium, where it is installed
 # make setup  the environment both share, in .venv (needs Python 3.11 or newer)
 
 PYTHON ?= python3
@@ -34,6 +35,7 @@ test: setup
 
 test-system: setup $(HELP)
 	ROBUSTLR_LOHELP=$(HELP)/usr/share/libreoffice/help $(BIN)/pytest tests/test_embedded_corpora.py
+	$(BIN)/pytest -rs tests/system
 
 $(HELP):
 	rm -rf $@.partial && mkdir -p $@.partial

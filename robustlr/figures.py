@@ -182,7 +182,7 @@ def _axis_of_squares(name: str, values: "pd.Index[Any]") -> tuple[list[Any], dic
     """Return positions and an axis: logarithmic where the values are, else one step a value."""
     are_numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     texts = [f"{value:.3g}" if are_numbers else str(value) for value in values]
-    axis = {"title": {"text": name}}
+    axis = {"title": {"text": name}, "automargin": True}
     if are_numbers and _is_log(values.min(), values.max()):
         positions = _rounded(values)
         return positions, axis | {"type": "log", "tickvals": positions, "ticktext": texts}
@@ -200,8 +200,9 @@ def _metric(facts: Facts) -> str:
 
 def _layout(facts: Facts, subject: str) -> dict[str, Any]:
     where = " · ".join(filter(None, [facts["task"], facts["optimizer"], shown_conditions(facts)]))
+    title = f"{where}<br><span style='font-size:12px'>{subject}</span>"
     return {
-        "title": {"text": f"{where}<br><sup>{subject}</sup>"},
+        "title": {"text": title, "x": 0.02, "font": {"size": 15}},
         "legend": {"orientation": "h", "y": -0.25},
         "margin": {"l": 70, "r": 20, "t": 80, "b": 60},
     }
