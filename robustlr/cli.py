@@ -2,6 +2,7 @@
 
 import json
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,9 @@ MemoryFraction = Annotated[
     float | None, typer.Option(help="What a worker may take of its GPU's memory, as in 0.45.")
 ]
 Only = Annotated[list[str] | None, typer.Option(help="An analysis to write; may be repeated.")]
-Host = Annotated[str, typer.Option(help="The address on which to listen.")]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; all but this machine's own are public.")
+]
 DEFAULT_URL = "sqlite:///robustlr.db"
 LOOPBACK = "127.0.0.1"
 
@@ -226,14 +229,13 @@ def heatmap(
 @app.command()
 def dashboard(
     storage: Url = DEFAULT_URL,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; all but this machine's own are public.")
-    ] = "127.0.0.1",
+    host: Host = LOOPBACK,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Serve Optuna's dashboard with our plots on this machine's loopback address; no password."""
     from robustlr.dashboard import serve
 
+    _warn_unless_loopback(host)
     serve(_open(storage), host, port)
 
 
@@ -365,10 +367,10 @@ def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:
 
 def _warn_unless_loopback(host: str) -> None:
     """Say who can come in."""
-    if host not in (LOOPBACK, "localhost", "::1"):
+    if host != "localhost" and not ip_address(host).is_loopback:
         print(
-            f"robustlr: --host {host} lets in whoever reaches that address, without a password; "
-            "they can read and delete every study",
+            f"robustlr: whoever reaches {host} can read and delete these studies: there is no "
+            "password",
             file=sys.stderr,
         )
 

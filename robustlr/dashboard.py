@@ -7,7 +7,6 @@ written when they change. The dashboard takes plots in plotly's format; ``figure
 
 import itertools
 import json
-import os
 import socket
 import sys
 import threading
@@ -16,7 +15,6 @@ import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
-from ipaddress import ip_address
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -32,7 +30,7 @@ from robustlr.analysis import heatmap, lr_curves
 from robustlr.errors import UserError
 from robustlr.storage import Storage
 from robustlr.study import Study
-from robustlr.worker import DEFAULT_FOLDER
+from robustlr.worker import trials_folder
 
 if TYPE_CHECKING:
     from optuna.study._frozen import FrozenStudy
@@ -219,7 +217,7 @@ def serve(storage: Storage, host: str, port: int) -> None:
     Raises:
         UserError: the address cannot be used.
     """
-    pages = Pages(storage, Path(os.environ.get("ROBUSTLR_FOLDER", DEFAULT_FOLDER)))
+    pages = Pages(storage, trials_folder())
     try:
         server = Server(host, port, pages.app())
     except OSError as error:
@@ -227,12 +225,6 @@ def serve(storage: Storage, host: str, port: int) -> None:
             f"port {port} cannot be used on {host}: {error.strerror}; try --port"
         ) from error
     with server:
-        if not ip_address(str(server.server_address[0])).is_loopback:
-            print(
-                f"robustlr: whoever reaches {host} can read and delete these studies: the "
-                "dashboard has no password",
-                file=sys.stderr,
-            )
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port}/ (Ctrl-C ends it)", flush=True)
         threading.Thread(target=_refresh_for_ever, args=(pages,), daemon=True).start()

@@ -26,7 +26,7 @@ from robustlr.provenance import provenance
 from robustlr.registry import load_task
 from robustlr.signals import Signals, StopRequested, stopping
 from robustlr.storage import Claim, Storage, open_storage
-from robustlr.task import CHECKPOINT, Outcome
+from robustlr.task import CHECKPOINT, FunctionTask, Outcome
 
 FLUSH_SECONDS = 5.0
 """Reports are written together: every transaction costs about as much as a short training step."""
@@ -242,6 +242,8 @@ def main() -> None:
         # Before the first claim: a machine that lacks a task must not fail everybody's trials.
         study = patiently(signals, partial(storage.load_study, name))
         patiently(signals, partial(storage.check_unchanged, study))
+        if not all(isinstance(load_task(task), FunctionTask) for task in study.tasks):
+            import robustlr.training  # noqa: F401 — some seconds, in which no trial should wait
         work(storage, name, device, signals)
     except StopRequested:
         pass
