@@ -2,6 +2,7 @@
 
 import json
 import sys
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +58,13 @@ Host = Annotated[
 ]
 DEFAULT_URL = "sqlite:///robustlr.db"
 LOOPBACK = "127.0.0.1"
+
+
+class Engine(StrEnum):
+    """Where workers run: on this machine, or as jobs of a Slurm cluster."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
 
 
 @app.command()
@@ -158,8 +166,43 @@ def worker(
     devices: Devices = None,
     per_device: PerDevice = None,
     memory_fraction: MemoryFraction = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Run here, or submit jobs to a Slurm cluster.")
+    ] = Engine.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Slurm: number of jobs; default: 1.")
+    ] = None,
+    time: Annotated[
+        int | None,
+        typer.Option(min=2, help="Slurm: minutes until a job is queued again; default: 60."),
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm: where to run.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm: whom to charge.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Slurm: GPUs of a job; default: none.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Slurm: CPU cores of a job.")] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="Slurm: an option of sbatch, KEY=VALUE; may be repeated."),
+    ] = None,
 ) -> None:
     """Run a study's waiting trials until none waits; start it on as many machines as you like."""
+    options = {
+        "workers": workers,
+        "time": time,
+        "partition": partition,
+        "account": account,
+        "gpus": gpus,
+        "cpus": cpus,
+        "slurm": slurm,
+    }
+    given = {option: value for option, value in options.items() if value}
+    if engine is Engine.SLURM:
+        _submit(name, storage, given, (devices, per_device, memory_fraction))
+        return
+    if given:
+        raise UserError(f"--{next(iter(given))} is for jobs on a cluster: add --engine slurm")
     _work(name, storage, devices, per_device, memory_fraction)
     _check_finished(name, storage)
 
@@ -341,6 +384,25 @@ def _work(
         raise typer.Exit(130) from None
     for reason, count in database.failures(name).items():
         print(f"robustlr: {count} failed: {reason}", file=sys.stderr)
+
+
+def _submit(
+    name: str,
+    url: str,
+    given: dict[str, Any],
+    where: tuple[str | None, int | None, float | None],
+) -> None:
+    """Submit jobs that run the study's trials; say how to watch them."""
+    from robustlr.slurm import Allocation, log_folder, submit
+
+    workers = given.pop("workers", 1)
+    allocation = Allocation(**given)
+    job = submit(name, url, allocation, workers, *where)
+    if job is None:
+        print(f"{name}: no trial waits, so nothing was submitted")
+        return
+    print(f"{name}: Slurm's job {job}; its logs are in {log_folder(name)}")
+    print(f"watch it: robustlr status {name} --watch, or squeue --job {job}")
 
 
 def _check_finished(name: str, url: str) -> None:
