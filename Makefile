@@ -1,7 +1,8 @@
 # make run    the quickstart study with two worker processes, ending in a report
 # make test   ruff, mypy, pytest
-# make test-system  what needs Debian packages: LibreOffice's help, downloaded into build/, and
-#             chromium, where it is installed
+# make test-system  what needs Debian packages: LibreOffice's help, downloaded into build/, and Slurm,
+#             chromium and iproute2, where they are installed
+# make chaos  2,000 trials while workers are killed and the database, its network and a disk fail
 # make setup  the environment both share, in .venv (needs Python 3.11 or newer)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN = $(VENV)/bin
 
 HELP = build/libreoffice-help
 
-.PHONY: setup run test test-system clean
+.PHONY: setup run test test-system chaos clean
 
 setup: $(VENV)/.installed
 
@@ -35,7 +36,10 @@ test: setup
 
 test-system: setup $(HELP)
 	ROBUSTLR_LOHELP=$(HELP)/usr/share/libreoffice/help $(BIN)/pytest tests/test_embedded_corpora.py
-	$(BIN)/pytest -rs tests/system
+	$(BIN)/pytest -n 0 -rs tests/system
+
+chaos: setup
+	$(BIN)/python -m tests.chaos
 
 $(HELP):
 	rm -rf $@.partial && mkdir -p $@.partial
