@@ -110,7 +110,7 @@ def test_cancelled_jobs_give_their_trials_back(
     monkeypatch.setenv("HOLD", str(hold))
     _create("held", seeds=2)
     job = _submit("--workers", "2", "--cpus", "2")
-    _wait_for(lambda: _state()["running"] == 4, 60)  # two jobs of two cores
+    _wait_for(lambda: _state()["running"] == 4, 120)  # two jobs of two cores
     _run("scancel", f"{job}_1")
     _wait_for(lambda: _state()["running"] == 2, 25)  # Slurm kills what runs 30 seconds later
     _run("scancel", job)
