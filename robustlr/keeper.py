@@ -12,7 +12,7 @@ from robustlr import claims
 from robustlr.errors import StorageError, say
 from robustlr.storage import Storage
 
-RENEWALS_PER_LEASE = 4
+RENEWALS_PER_LEASE = 4  # three may come too late
 
 
 class Keeper(threading.Thread):
@@ -25,6 +25,7 @@ class Keeper(threading.Thread):
     def __init__(self, storage: Storage, name: str, beat_seconds: float) -> None:
         super().__init__(daemon=True)
         self.progress = storage.progress(name)
+        storage.disconnect()
         self._storage, self._name, self._beat_seconds = storage, name, beat_seconds
         self._alive: list[str] = []
         self._dead: dict[str, str | None] = {}

@@ -23,7 +23,8 @@ from robustlr.storage import Storage
 from robustlr.worker import IMPOSSIBLE, trials_folder
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 30.0
+GRACE_SECONDS = 25.0
+"""How long workers may take to stop; Slurm kills what runs after 30 seconds."""
 MAX_IDLE_DEATHS = 3
 """How often in a row a worker may die before it has claimed a trial."""
 
@@ -61,7 +62,7 @@ class Launcher:
 
     def __init__(self, storage: Storage, url: str, name: str, display: Display) -> None:
         self._storage, self._url, self._name, self._display = storage, url, name, display
-        self._keeper = Keeper(storage, name, display.seconds)
+        self._keeper = Keeper(storage, name, min(display.seconds, claims.LEASE_SECONDS / 4))
         self._workers: list[_Worker] = []
         self._dead: list[_Worker] = []
         self._logs = _logs_folder(name)

@@ -55,6 +55,12 @@ def _slow(config: Config, report: Report) -> float:
     return 0.5
 
 
+def _silent(config: Config, report: Report) -> float:
+    """Report nothing for a minute."""
+    time.sleep(60)
+    return 0.5
+
+
 def _broken(config: Config, report: Report) -> float:
     if config.seed == 0:
         raise RuntimeError("the machine is on fire")
@@ -133,6 +139,7 @@ def _task(name: str, function: object, **more: object) -> FunctionTask:
 
 counted = _task("counted", _counted)
 slow = _task("slow", _slow)
+silent = _task("silent", _silent)
 broken = _task("broken", _broken)
 deadly = _task("deadly", _deadly)
 nan = _task("nan", _nan)

@@ -50,9 +50,10 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
@@ -135,22 +136,32 @@ def test_workers_stop_when_their_launcher_is_killed(
 
 
 def test_a_second_signal_ends_a_worker_at_once(
-    storage: Storage, url: str, tmp_path: Path, launched: Callable[..., Any]
+    storage: Storage, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _create(storage, tmp_path, "holding_the_interpreter")
-    code = "from robustlr.worker import main; main()"
+    monkeypatch.chdir(ROOT)
+    _create(storage, tmp_path, "silent")
     worker = subprocess.Popen(
-        [sys.executable, "-c", code, "test", "cpu"], env={**os.environ, "ROBUSTLR_STORAGE": url}
+        [sys.executable, "-m", "robustlr.worker", "test", "cpu"],
+        env={**os.environ, "ROBUSTLR_STORAGE": url},
     )
     _wait(lambda: storage.progress("test").running)
-    time.sleep(1)
-    worker.send_signal(signal.SIGTERM)
-    worker.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    time.sleep(0.5)  # in the middle of training
     worker.send_signal(signal.SIGINT)
-    status = worker.wait(20)
-    assert status in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    time.sleep(0.5)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 128 + signal.SIGTERM
     assert storage.progress("test").running == 1  # until its lease expires
+
+
+def test_training_that_looks_at_nothing_is_interrupted(
+    storage: Storage, url: str, tmp_path: Path, launched: Callable[..., Any]
+) -> None:
+    _create(storage, tmp_path, "silent")
+    launcher = launched(url, "--per-device", "1")
+    _wait(lambda: storage.progress("test").running)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(40) == 130
+    assert storage.progress("test") == Progress(2, 0, 0, 0, 0)
 
 
 def test_a_trial_that_kills_its_workers_fails_and_the_study_goes_on(
