@@ -22,7 +22,7 @@ from robustlr.errors import StorageError, UserError
 from robustlr.tables import ATTRIBUTES, LEASES, OURS, SCHEMA, STUDIES, TRIALS
 
 VERSION = 2
-"""The version of our tables: 1 had no leases."""
+"""The version of our tables: 1 had no leases and no files."""
 
 ANSWER_SECONDS = 30.0
 """How long a server may take to answer; then the network is taken to be cut."""

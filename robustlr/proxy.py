@@ -36,8 +36,10 @@ METHODS = (
     "failures",
     "give_back",
     "progress",
+    "read_file",
     "reclaim",
     "release",
+    "remove_file",
     "renew",
     "report",
     "requeue_failed",
@@ -45,9 +47,11 @@ METHODS = (
     "spec",
     "status",
     "study_names",
+    "write_file",
 )
 """What a client can call; what a ``Storage`` has beside them it makes of these."""
 
+BYTES = pydantic.ConfigDict(val_json_bytes="base64")
 SERVICE = "/robustlr.Storage/"
 THREADS = 10
 OPTIONS = [
@@ -66,12 +70,14 @@ def _arguments(method: str) -> type[pydantic.BaseModel]:
         p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
         for p in parameters
     }
-    return pydantic.create_model(method, **fields)
+    return pydantic.create_model(method, __config__=BYTES, **fields)
 
 
 @cache
-def _result(method: str) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(get_type_hints(getattr(Storage, method))["return"])
+def _result(method: str) -> type[pydantic.BaseModel]:
+    """Return the model of a method's result."""
+    hint = get_type_hints(getattr(Storage, method))["return"]
+    return pydantic.create_model(f"{method}_result", __config__=BYTES, result=(hint, ...))
 
 
 def serve(url: str, host: str, port: int) -> None:
@@ -110,7 +116,8 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             given = _arguments(method).model_validate_json(request)
             arguments = {name: getattr(given, name) for name in type(given).model_fields}
-            return to_json(getattr(self._storage, method)(**arguments))
+            result = getattr(self._storage, method)(**arguments)
+            return to_json({"result": result}, bytes_mode="base64")
         except StorageError as error:
             context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except UserError as error:
@@ -156,13 +163,14 @@ class RemoteStorage(Storage):
 
     def _call(self, method: str, *values: Any, **named: Any) -> Any:
         names = list(_arguments(method).model_fields)
-        request = to_json({**dict(zip(names, values, strict=False)), **named})
+        arguments = {**dict(zip(names, values, strict=False)), **named}
+        request = to_json(arguments, bytes_mode="base64")
         call = self._channel.unary_unary(f"{SERVICE}{method}")
         try:
             answer = call(request, timeout=ANSWER_SECONDS + 15)  # the database has its own limit
         except grpc.RpcError as error:
             raise self._explained(error) from None
-        return _result(method).validate_json(answer)
+        return _result(method).model_validate_json(answer).result  # type: ignore[attr-defined]
 
     def _explained(self, error: Any) -> Exception:
         code, details = error.code(), error.details()

@@ -31,6 +31,7 @@ from robustlr.study import USUAL_PROTOCOL, Study, difference
 from robustlr.tables import (
     CELL_ATTRIBUTES,
     CELLS,
+    FILES,
     LEASES,
     OPTUNA,
     SPACES,
@@ -195,6 +196,8 @@ class Storage(Database):
         trials = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id.in_(cells))
         with self.transaction() as connection:
             connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id.in_(trials)))
+            of_study = sa.func.substr(FILES.c.name, 1, len(name) + 1) == f"{name}/"
+            connection.execute(sa.delete(FILES).where(of_study))
             for table in reversed(OPTUNA.sorted_tables):
                 if "trial_id" in table.c and table is not TRIALS:
                     connection.execute(sa.delete(table).where(table.c.trial_id.in_(trials)))
@@ -362,6 +365,24 @@ class Storage(Database):
         """Return how often each reason for failed trials occurs, the most frequent first."""
         with self.transaction() as connection:
             return read_failures(connection, name)
+
+    # Files
+
+    def read_file(self, name: str) -> bytes | None:
+        """Return the content of a file in the database; None if there is none of that name."""
+        with self.transaction() as connection:
+            return connection.scalar(sa.select(FILES.c.content).where(FILES.c.name == name))
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Keep a file in the database, in place of one of that name."""
+        with self.transaction() as connection:
+            connection.execute(sa.delete(FILES).where(FILES.c.name == name))
+            connection.execute(sa.insert(FILES), {"name": name, "content": content})
+
+    def remove_file(self, name: str) -> None:
+        """Delete a file of the database."""
+        with self.transaction() as connection:
+            connection.execute(sa.delete(FILES).where(FILES.c.name == name))
 
 
 def _suggest(trial: optuna.Trial, name: str, among: optuna.distributions.BaseDistribution) -> Value:

@@ -64,6 +64,14 @@ LEASES = sa.Table(
 """Who runs a trial, and until when that holds unless it is renewed (seconds since 1970 by the
 database's clock); a row a running trial."""
 
+FILES = sa.Table(
+    "robustlr_files",
+    OURS,
+    sa.Column("name", sa.String(500), primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+"""Checkpoints, for machines that share no folder (``ROBUSTLR_CHECKPOINTS=database``)."""
+
 SPACES: TypeAdapter[dict[str, Span | Choices]] = TypeAdapter(dict[str, Space])
 
 

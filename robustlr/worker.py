@@ -3,8 +3,9 @@
 ``robustlr.launch`` starts workers as ``python -m robustlr.worker STUDY DEVICE`` and renews their leases.
 The environment says the rest: ``ROBUSTLR_STORAGE`` the database, ``ROBUSTLR_FOLDER`` where trials keep
 their files, ``ROBUSTLR_SLOT`` the device's name on this machine, ``ROBUSTLR_START`` and ``ROBUSTLR_LOG``
-what the launcher knows this worker by, ``ROBUSTLR_LIFELINE`` a pipe that ends with the launcher, and
-``ROBUSTLR_MEMORY_FRACTION`` the share of a GPU's memory.
+what the launcher knows this worker by, ``ROBUSTLR_LIFELINE`` a pipe that ends with the launcher,
+``ROBUSTLR_MEMORY_FRACTION`` the share of a GPU's memory; ``ROBUSTLR_CHECKPOINTS`` is explained in
+``copies.py``.
 """
 
 import gc
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from robustlr.claims import worker_name
+from robustlr.copies import Copies, store
 from robustlr.errors import StorageError, UnavailableError, UserError, say
 from robustlr.neighbours import Neighbours
 from robustlr.provenance import provenance
@@ -143,11 +145,14 @@ def _run(
 ) -> bool:
     """Run a trial; return False if it must be run again, alone on its device."""
     started = time.monotonic()
+    folder = trial_folder(claim)
     try:
-        outcome = _train(storage, claim, device, signals)
+        with Copies(store(storage), folder, f"{claim.cell}/{claim.number}") as copies:
+            outcome = _train(storage, claim, device, signals)
         facts = {"seconds": time.monotonic() - started, **provenance(device)}
         if patiently(signals, partial(storage.complete, claim, outcome, facts)):
-            _clean_up(trial_folder(claim))
+            copies.remove()
+            _clean_up(folder)
     except Lost:
         say(f"{claim.cell} {claim.number} belongs to another worker by now; this one stops it")
     except StopRequested:
@@ -239,11 +244,13 @@ def main() -> None:
                 float(os.environ["ROBUSTLR_MEMORY_FRACTION"])
             )
         storage = patiently(signals, partial(open_storage, os.environ["ROBUSTLR_STORAGE"]))
-        # Before the first claim: a machine that lacks a task must not fail everybody's trials.
+        # Before the first claim: a machine that lacks something must not fail everybody's trials.
+        store(storage)
         study = patiently(signals, partial(storage.load_study, name))
         patiently(signals, partial(storage.check_unchanged, study))
         if not all(isinstance(load_task(task), FunctionTask) for task in study.tasks):
-            import robustlr.training  # noqa: F401 — some seconds, in which no trial should wait
+            # Some seconds, in which no trial should wait; torch's optimizers import the second.
+            import torch._dynamo
         work(storage, name, device, signals)
     except StopRequested:
         pass

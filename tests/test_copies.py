@@ -1,0 +1,162 @@
+"""A machine that shares no folder with another takes over where that one was killed."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import torch
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from robustlr.copies import Copies, Store, store
+from robustlr.errors import UserError
+from robustlr.signals import Signals
+from robustlr.storage import Storage, open_storage
+from robustlr.tables import FILES
+from robustlr.task import CHECKPOINT
+from robustlr.worker import work
+from tests.helpers import ROOT, study_from
+from tests.test_proxy import _proxy
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of a server that speaks S3, with a bucket "ours"."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        boto3.client("s3").create_bucket(Bucket="ours")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["database", "s3", "proxy"])
+def place(
+    request: pytest.FixtureRequest, url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Storage]:
+    """A storage whose checkpoints are copied to some place that ``ROBUSTLR_CHECKPOINTS`` names."""
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+    name = "s3://ours/below" if request.param == "s3" else "database"
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", name)
+    if request.param == "proxy":
+        with _proxy(url) as address, open_storage(address) as remote:
+            yield remote
+    else:
+        yield storage
+
+
+def test_files_are_kept_replaced_and_deleted(place: Storage) -> None:
+    kept = store(place)
+    assert kept is not None
+    with pytest.raises(ArtifactNotFound):
+        kept.open_reader("a/b")
+    for content in (b"", bytes(range(256)) * 40_000):  # over gRPC's limit of four megabytes
+        kept.write("a/b", io.BytesIO(content))
+        assert kept.open_reader("a/b").read() == content
+    kept.remove("a/b")
+    with pytest.raises(ArtifactNotFound):
+        kept.open_reader("a/b")
+
+
+def test_another_machine_goes_on_from_the_copy(
+    place: Storage, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = 'tasks = ["digits-cnn"]\nseeds = 1\n[optimizers.nero]\nlr = [0.1]\n'
+    place.create_study(study_from(tmp_path, text))
+    url = place.shown_url
+    first = {"ROBUSTLR_FOLDER": str(tmp_path / "first"), "ROBUSTLR_SAVE_SECONDS": "0"}
+    code = "from robustlr import copies, worker; copies.LOOK_SECONDS = 0.1; worker.main()"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, "test", "cpu"],
+        env={**os.environ, "ROBUSTLR_STORAGE": url, **first},
+    )
+    kept = store(place)
+    assert kept is not None
+    _wait(lambda: _step(kept) >= 20)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    (lost,) = place.status("test").running
+    reached = _step(kept)
+    with storage.transaction() as connection:
+        owner = connection.scalar(sa.text("SELECT worker FROM robustlr_leases"))
+    assert place.release(str(owner), "it died by SIGKILL") == 1
+    monkeypatch.setenv("ROBUSTLR_FOLDER", str(tmp_path / "second"))
+    steps: list[int] = []
+    from robustlr.checkpoint import Run
+
+    resume = Run.resume
+
+    def resumed(run: Any) -> int:
+        steps.append(resume(run))
+        return steps[-1]
+
+    monkeypatch.setattr(Run, "resume", resumed)
+    work(place, "test", "cpu", Signals())
+    assert steps[0] == reached >= 20
+    assert lost.number == 0
+    assert place.progress("test").complete == 2
+    with pytest.raises(ArtifactNotFound):
+        kept.open_reader(f"{lost.cell}/0/{CHECKPOINT}")
+    assert not list((tmp_path / "second").rglob(CHECKPOINT))
+
+
+def _step(kept: Store) -> int:
+    try:
+        with kept.open_reader(f"test/digits-cnn/nero/0/{CHECKPOINT}") as file:
+            state = torch.load(io.BytesIO(file.read()), weights_only=True)
+    except ArtifactNotFound:
+        return 0
+    return int(state["step"])
+
+
+def _wait(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_place_that_does_not_work_costs_only_the_copy(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert os.environ["AWS_ENDPOINT_URL_S3"] == s3
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "s3://nobodys")
+    (tmp_path / CHECKPOINT).write_bytes(b"state")
+    with Copies(store(None), tmp_path, "test/0"):  # type: ignore[arg-type]
+        pass
+    said = capfd.readouterr().err
+    assert "cannot be copied" in said
+    assert "NoSuchBucket" in said or "does not exist" in said
+
+
+@pytest.mark.parametrize("place", ["nowhere", "s3://", "/a/folder"])
+def test_unknown_places_are_one_sentence(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", place)
+    with pytest.raises(UserError, match="ROBUSTLR_CHECKPOINTS is"):
+        store(None)  # type: ignore[arg-type]
+
+
+def test_the_files_of_a_deleted_study_are_deleted(storage: Storage, tmp_path: Path) -> None:
+    storage.create_study(study_from(tmp_path, "[optimizers.nero]\nlr = [0.1]\n"))
+    for name in ("test/a/0/x", "test2/a/0/x"):
+        storage.write_file(name, b"state")
+    storage.delete_study("test")
+    with storage.transaction() as connection:
+        assert connection.scalars(sa.select(FILES.c.name)).all() == ["test2/a/0/x"]
