@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -250,7 +251,8 @@ def main() -> None:
         patiently(signals, partial(storage.check_unchanged, study))
         if not all(isinstance(load_task(task), FunctionTask) for task in study.tasks):
             # Some seconds, in which no trial should wait; torch's optimizers import the second.
-            import torch._dynamo
+            for module in ("robustlr.training", "torch._dynamo"):
+                import_module(module)
         work(storage, name, device, signals)
     except StopRequested:
         pass
