@@ -18,7 +18,7 @@ import grpc
 import optuna
 import pydantic
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages._grpc.server import make_server
+from optuna.storages._grpc.server import api_pb2_grpc, grpc_servicer
 from pydantic_core import to_json
 
 from robustlr.database import ANSWER_SECONDS
@@ -56,7 +56,7 @@ SERVICE = "/robustlr.Storage/"
 THREADS = 10
 OPTIONS = [
     ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", -1),  # a study's table has as many rows as it has
+    ("grpc.max_receive_message_length", -1),  # checkpoints and tables are as large as they are
 ]
 
 
@@ -87,7 +87,9 @@ def serve(url: str, host: str, port: int) -> None:
         UserError: the database cannot be opened, or the port not be used.
     """
     storage = Storage(url)
-    server = make_server(storage.as_optuna(), host, 0, ThreadPoolExecutor(THREADS))
+    server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS)
+    optunas = grpc_servicer.OptunaStorageProxyService(storage.as_optuna())
+    api_pb2_grpc.add_StorageServiceServicer_to_server(optunas, server)
     server.add_generic_rpc_handlers([_Handler(storage)])
     try:
         taken = server.add_insecure_port(f"{host}:{port}")

@@ -24,15 +24,22 @@ class Network(threading.Thread):
         self._server = server
         self._loop = asyncio.new_event_loop()
         self._carries: asyncio.Event
+        self._ends: asyncio.Event
         self._ready = threading.Event()
         self.port = 0
         self.start()
         self._ready.wait()
 
     def run(self) -> None:
-        """Carry bytes until the process ends."""
+        """Carry bytes until ``remove``."""
+        asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._listen())
-        self._loop.run_forever()
+        self._loop.close()
+
+    def remove(self) -> None:
+        """End."""
+        self._loop.call_soon_threadsafe(self._ends.set)
+        self.join()
 
     def cut(self) -> None:
         """Carry nothing from now on."""
@@ -43,25 +50,54 @@ class Network(threading.Thread):
         self._loop.call_soon_threadsafe(self._carries.set)
 
     async def _listen(self) -> None:
-        self._carries = asyncio.Event()
+        self._carries, self._ends = asyncio.Event(), asyncio.Event()
         self._carries.set()
         listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
         self.port = listener.sockets[0].getsockname()[1]
         self._ready.set()
+        await self._ends.wait()
+        listener.close()
+        lines = asyncio.all_tasks() - {asyncio.current_task()}
+        for line in lines:
+            line.cancel()
+        await asyncio.gather(*lines, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        try:
             await self._carries.wait()
             back, on = await asyncio.open_unix_connection(self._server)
             await asyncio.gather(self._carry(reader, on), self._carry(back, writer))
+        except (OSError, asyncio.CancelledError):  # the server is away, or this ends
+            pass
+        finally:
+            await _close(writer)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        try:
             while data := await reader.read(65536):
                 await self._carries.wait()
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        except OSError:  # one side has gone
+            pass
+        finally:
+            await _close(writer)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@contextmanager
+def network_to(server: Path) -> Iterator[Network]:
+    """Give a network for the block."""
+    network = Network(server)
+    try:
+        yield network
+    finally:
+        network.remove()
 
 
 class Server:

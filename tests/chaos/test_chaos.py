@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.faults import Network, Server, disk
+from tests.chaos.faults import Server, disk, network_to
 from tests.chaos.storm import Fault, Result, Storm, chaos_study, comparable, prepare, undisturbed
 
 TRIALS = 300
@@ -32,8 +32,7 @@ def test_eight_workers_on_postgresql(
 ) -> None:
     """Two launchers of four workers, one of them behind a network that is cut."""
     server = own_postgresql
-    network = Network(server.socket)
-    with disk(tmp_path / "disk", "16m") as small:
+    with disk(tmp_path / "disk", "16m") as small, network_to(server.socket) as network:
         faults = [
             Fault("full disk", 0.15, 6, small.fill, small.free),
             Fault("network cut", 0.35, 12, network.cut, network.mend),
