@@ -18,7 +18,8 @@ import grpc
 import optuna
 import pydantic
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages._grpc.server import api_pb2_grpc, grpc_servicer
+from optuna.storages._grpc import servicer
+from optuna.storages._grpc.auto_generated import api_pb2_grpc
 from pydantic_core import to_json
 
 from robustlr.database import ANSWER_SECONDS
@@ -88,8 +89,8 @@ def serve(url: str, host: str, port: int) -> None:
     """
     storage = Storage(url)
     server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS)
-    optunas = grpc_servicer.OptunaStorageProxyService(storage.as_optuna())
-    api_pb2_grpc.add_StorageServiceServicer_to_server(optunas, server)
+    optunas = servicer.OptunaStorageProxyService(storage.as_optuna())
+    api_pb2_grpc.add_StorageServiceServicer_to_server(optunas, server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers([_Handler(storage)])
     try:
         taken = server.add_insecure_port(f"{host}:{port}")

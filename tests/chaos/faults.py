@@ -7,21 +7,21 @@ import signal
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 
 class Network(threading.Thread):
-    """A port of the loopback address that stands for a server's socket, until it is cut.
+    """A port of some addresses that stands for a server's socket, until it is cut.
 
     A cut line stays open and carries nothing, as when a cable is pulled.
     """
 
-    def __init__(self, server: Path) -> None:
+    def __init__(self, server: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
         super().__init__(daemon=True)
-        self._server = server
+        self._server, self._addresses = server, addresses
         self._loop = asyncio.new_event_loop()
         self._carries: asyncio.Event
         self._ends: asyncio.Event
@@ -52,11 +52,14 @@ class Network(threading.Thread):
     async def _listen(self) -> None:
         self._carries, self._ends = asyncio.Event(), asyncio.Event()
         self._carries.set()
-        listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.port = listener.sockets[0].getsockname()[1]
+        first, *others = self._addresses
+        listeners = [await asyncio.start_server(self._connect, first, 0)]
+        self.port = listeners[0].sockets[0].getsockname()[1]
+        listeners += [await asyncio.start_server(self._connect, a, self.port) for a in others]
         self._ready.set()
         await self._ends.wait()
-        listener.close()
+        for listener in listeners:
+            listener.close()
         lines = asyncio.all_tasks() - {asyncio.current_task()}
         for line in lines:
             line.cancel()
@@ -91,9 +94,9 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 
 @contextmanager
-def network_to(server: Path) -> Iterator[Network]:
+def network_to(server: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> Iterator[Network]:
     """Give a network for the block."""
-    network = Network(server)
+    network = Network(server, addresses)
     try:
         yield network
     finally:
