@@ -3,16 +3,31 @@
 import json
 import sys
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustlr.errors import UserError, extra, unknown
+from robustlr.options import (
+    DEFAULT_URL,
+    LOOPBACK,
+    AsJson,
+    AtScale,
+    Devices,
+    Host,
+    MemoryFraction,
+    Name,
+    Only,
+    PerDevice,
+    Source,
+    Url,
+    open_database,
+    print_rows,
+    warn_unless_loopback,
+)
 
 if TYPE_CHECKING:
-    from robustlr.storage import Storage
     from robustlr.study import Study
 
 app = typer.Typer(
@@ -26,38 +41,6 @@ study_app = typer.Typer(help="Create, list, show and delete studies.", no_args_i
 app.add_typer(study_app, name="study")
 storage_app = typer.Typer(help="Upgrade a database, or share it.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
-
-Url = Annotated[
-    str,
-    typer.Option(
-        "--storage",
-        envvar="ROBUSTLR_STORAGE",
-        help="sqlite:///FILE, postgresql://…, grpc://HOST:PORT, or @FILE with such a URL in it.",
-    ),
-]
-Source = Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")]
-AtScale = Annotated[
-    str | None, typer.Option("--scale", help='Another scale than the file\'s, such as "paper".')
-]
-Name = Annotated[str, typer.Argument(help="The study's name in the database.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Devices = Annotated[
-    str | None,
-    typer.Option(help='"all" GPUs, "cpu", or GPU numbers as in "0,2"; default: what there is.'),
-]
-PerDevice = Annotated[
-    int | None,
-    typer.Option(min=1, help="Workers on each device; default: one a GPU, one a CPU core."),
-]
-MemoryFraction = Annotated[
-    float | None, typer.Option(help="What a worker may take of its GPU's memory, as in 0.45.")
-]
-Only = Annotated[list[str] | None, typer.Option(help="An analysis to write; may be repeated.")]
-Host = Annotated[
-    str, typer.Option(help="Address to listen on; all but this machine's own are public.")
-]
-DEFAULT_URL = "sqlite:///robustlr.db"
-LOOPBACK = "127.0.0.1"
 
 
 class Engine(StrEnum):
@@ -93,18 +76,18 @@ def create(study: Source, scale: AtScale = None, storage: Url = DEFAULT_URL) -> 
 @study_app.command("list")
 def list_studies(storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the studies in the database."""
-    database = _open(storage)
+    database = open_database(storage)
     rows = []
     for name in database.study_names():
         progress, cells = database.progress(name), len(database.cells(name))
         rows.append({"name": name, "cells": cells, "trials": progress.total, **vars(progress)})
-    _print_rows(rows, as_json)
+    print_rows(rows, as_json)
 
 
 @study_app.command()
 def show(name: Name, storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Show a stored study: what it asks, its cells and its trials."""
-    study = _open(storage).load_study(name)
+    study = open_database(storage).load_study(name)
     if as_json:
         print(json.dumps({**study.model_dump(), "hash": study.hash}))
         return
@@ -126,7 +109,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a study with all its trials."""
-    database = _open(storage)
+    database = open_database(storage)
     progress = database.progress(name)
     if not yes and not typer.confirm(f"Delete {name} with {progress.complete} finished trials?"):
         raise UserError(f"{name} was not deleted")
@@ -155,7 +138,7 @@ def serve_storage(
     """
     with extra("grpc"):
         from robustlr.proxy import serve
-    _warn_unless_loopback(host)
+    warn_unless_loopback(host)
     serve(storage, host, port)
 
 
@@ -220,7 +203,7 @@ def status(
     from robustlr.display import lines
     from robustlr.display import watch as watch_study
 
-    database = _open(storage)
+    database = open_database(storage)
     found = database.status(name)
     if watch:
         found = watch_study(lambda: database.status(name))
@@ -249,7 +232,7 @@ def heatmap(
     from robustlr.analysis import heatmap as module
     from robustlr.report import pictures
 
-    table = module.compute(_open(storage).trials(name))
+    table = module.compute(open_database(storage).trials(name))
     if table.empty:
         raise UserError(
             f'study "{name}" has no heatmap: it needs finished trials of a grid, random or sobol '
@@ -278,8 +261,8 @@ def dashboard(
     """Serve Optuna's dashboard with our plots on this machine's loopback address; no password."""
     from robustlr.dashboard import serve
 
-    _warn_unless_loopback(host)
-    serve(_open(storage), host, port)
+    warn_unless_loopback(host)
+    serve(open_database(storage), host, port)
 
 
 @app.command()
@@ -287,7 +270,7 @@ def tasks(as_json: AsJson = False) -> None:
     """List the tasks that a study can name."""
     from robustlr.registry import tasks as registered
 
-    _print_rows(
+    print_rows(
         [
             {
                 "name": task.name,
@@ -309,7 +292,7 @@ def optimizers(as_json: AsJson = False) -> None:
     """List the optimizers that a study can name, their defaults and where those come from."""
     from robustlr.registry import optimizers as registered
 
-    _print_rows(
+    print_rows(
         [
             {
                 "name": name,
@@ -341,17 +324,11 @@ def doctor(storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _open(url: str, *, create: bool = False) -> "Storage":
-    from robustlr.storage import open_storage
-
-    return open_storage(url, create=create)
-
-
 def _create(source: str, scale: str | None, url: str) -> "Study":
     from robustlr.study import load_study
 
     study = load_study(source, scale)
-    database = _open(url, create=True)
+    database = open_database(url, create=True)
     new = database.create_study(study)
     total = database.progress(study.name).total
     print(f"{study.name}: {total} trials {'queued' if new else 'are in the database already'}")
@@ -372,7 +349,7 @@ def _work(
     from robustlr.display import ProgressDisplay
     from robustlr.launch import launch
 
-    database = _open(url)
+    database = open_database(url)
     database.load_study(name)
     where = slots(devices, per_device, memory_fraction)
     database.requeue_failed(name)
@@ -407,7 +384,7 @@ def _submit(
 
 def _check_finished(name: str, url: str) -> None:
     """Refuse to call a study finished that has failed or waiting trials."""
-    progress = _open(url).progress(name)
+    progress = open_database(url).progress(name)
     if progress.failed or progress.waiting:
         raise UserError(
             f'study "{name}" is not finished: {progress.failed} trials failed and '
@@ -420,35 +397,11 @@ def _check_finished(name: str, url: str) -> None:
 def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:
     from robustlr.report import write_report
 
-    database = _open(url)
+    database = open_database(url)
     study, progress = database.load_study(name), database.progress(name)
     folder = out or Path("report", name)
     page = write_report(database.trials(name), folder, study=study, progress=progress, only=only)
     print(f"report: {page}")
-
-
-def _warn_unless_loopback(host: str) -> None:
-    """Say who can come in."""
-    if host != "localhost" and not ip_address(host).is_loopback:
-        print(
-            f"robustlr: whoever reaches {host} can read and delete these studies: there is no "
-            "password",
-            file=sys.stderr,
-        )
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as JSON or as a table whose columns are as wide as their values."""
-    if as_json:
-        print(json.dumps(rows))
-        return
-    if not rows:
-        return
-    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import BaseServer
@@ -26,6 +26,14 @@ def serving(server: BaseServer) -> Iterator[None]:
     yield
     server.shutdown()
     thread.join()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    """Wait until ``condition`` holds; fail if it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
 
 
 def study_from(folder: Path, text: str) -> Study:

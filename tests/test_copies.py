@@ -4,8 +4,7 @@ import io
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from robustlr.storage import Storage, open_storage
 from robustlr.tables import FILES
 from robustlr.task import CHECKPOINT
 from robustlr.worker import work
-from tests.helpers import ROOT, study_from
+from tests.helpers import ROOT, study_from, wait_for
 from tests.test_proxy import _proxy
 
 
@@ -89,7 +88,7 @@ def test_another_machine_goes_on_from_the_copy(
     kept = store(place)
     assert kept is not None
     try:
-        _wait(lambda: _step(kept) >= 1)
+        wait_for(lambda: _step(kept) >= 1)
     finally:
         worker.kill()
         worker.wait()
@@ -125,13 +124,6 @@ def _step(kept: Store) -> int:
     except ArtifactNotFound:
         return 0
     return int(state["step"])
-
-
-def _wait(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_place_that_does_not_work_costs_only_the_copy(

@@ -22,7 +22,7 @@ from robustlr.storage import Storage
 from robustlr.task import CHECKPOINT
 from robustlr.worker import Lost, Reporter
 from tests.chaos.faults import Server
-from tests.helpers import ROOT, study_from
+from tests.helpers import ROOT, study_from, wait_for
 
 LONG = 'tasks = ["pydoc-lm"]\nseeds = 1\n[optimizers.adamw]\nlr = [0.001]\n'
 """Trials of half a minute, which can be taken up at every step."""
@@ -56,13 +56,6 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         process.stderr.close()
 
 
-def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def _alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
@@ -81,7 +74,7 @@ def test_training_that_holds_the_interpreter_keeps_its_lease(
 ) -> None:
     _create(storage, tmp_path, "holding_the_interpreter")
     worker = launched(url, "--per-device", "1", ROBUSTLR_LEASE_SECONDS="1.5")
-    _wait(lambda: storage.progress("test").running)
+    wait_for(lambda: storage.progress("test").running)
     while storage.progress("test").complete < 2:
         assert storage.reclaim("test") == 0  # as every other launcher does
         time.sleep(0.1)
@@ -102,11 +95,11 @@ def test_a_request_to_stop_saves_the_run_and_gives_it_back(
 ) -> None:
     storage.create_study(study_from(tmp_path, LONG))
     launcher = launched(url, "--per-device", "1")
-    _wait(lambda: _steps(storage) >= 1)
+    wait_for(lambda: _steps(storage) >= 1)
     (running,) = storage.status("test").running
     target = running.process if to == "worker" else launcher.pid
     os.kill(target, number)
-    _wait(lambda: storage.progress("test").running == 0, 20)
+    wait_for(lambda: storage.progress("test").running == 0, 20)
     if to == "launcher":
         assert launcher.wait(20) == 130
         assert "back in the queue" in launcher.communicate()[1]
@@ -128,10 +121,10 @@ def test_workers_stop_when_their_launcher_is_killed(
 ) -> None:
     _create(storage, tmp_path, "slow", lrs=3)
     launcher = launched(url, "--per-device", "2")
-    _wait(lambda: storage.progress("test").running == 2)
+    wait_for(lambda: storage.progress("test").running == 2)
     workers = [each.process for each in storage.status("test").running]
     launcher.kill()
-    _wait(lambda: not any(map(_alive, workers)), 20)
+    wait_for(lambda: not any(map(_alive, workers)), 20)
     assert storage.progress("test") == Progress(4, 0, 0, 0, 0)
 
 
@@ -144,7 +137,7 @@ def test_a_second_signal_ends_a_worker_at_once(
         [sys.executable, "-m", "robustlr.worker", "test", "cpu"],
         env={**os.environ, "ROBUSTLR_STORAGE": url},
     )
-    _wait(lambda: storage.progress("test").running)
+    wait_for(lambda: storage.progress("test").running)
     time.sleep(0.5)  # in the middle of training
     worker.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -158,7 +151,7 @@ def test_training_that_looks_at_nothing_is_interrupted(
 ) -> None:
     _create(storage, tmp_path, "silent")
     launcher = launched(url, "--per-device", "1")
-    _wait(lambda: storage.progress("test").running)
+    wait_for(lambda: storage.progress("test").running)
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(40) == 130
     assert storage.progress("test") == Progress(2, 0, 0, 0, 0)
@@ -197,17 +190,17 @@ def test_a_worker_that_lost_its_trial_stops_it(
     """As after a machine was suspended: it goes on, and finds its lease expired and taken."""
     _create(storage, tmp_path, "slow")
     launcher = launched(url, "--per-device", "1", ROBUSTLR_LEASE_SECONDS="2")
-    _wait(lambda: storage.progress("test").running)
+    wait_for(lambda: storage.progress("test").running)
     (running,) = storage.status("test").running
     for process in (launcher.pid, running.process):
         os.kill(process, signal.SIGSTOP)
-    _wait(lambda: storage.reclaim("test"))
+    wait_for(lambda: storage.reclaim("test"))
     owner = storage.claim("test", "another:1:cpu:0")
     assert owner is not None
     for process in (running.process, launcher.pid):
         os.kill(process, signal.SIGCONT)
     log = next((tmp_path / "trials" / "test" / "logs").iterdir())
-    _wait(lambda: "belongs to another worker by now" in log.read_text())
+    wait_for(lambda: "belongs to another worker by now" in log.read_text())
     assert {each.host for each in storage.status("test").running} >= {"another"}
 
 
@@ -219,7 +212,7 @@ def test_training_goes_on_while_the_database_is_away(
     with Storage(own_postgresql.url, create=True) as storage:
         _create(storage, tmp_path, "slow")
         launcher = launched(own_postgresql.url, "--per-device", "2")
-        _wait(lambda: storage.progress("test").running == 2)
+        wait_for(lambda: storage.progress("test").running == 2)
         storage.disconnect()
         own_postgresql.crash()
         time.sleep(12)  # by now both trials have ended
@@ -241,7 +234,7 @@ def test_a_worker_holds_no_connection_while_it_trains(
     with Storage(own_postgresql.url, create=True) as storage:
         _create(storage, tmp_path, "slow", lrs=3)
         launched(own_postgresql.url, "--per-device", "4")
-        _wait(lambda: storage.progress("test").running == 4)
+        wait_for(lambda: storage.progress("test").running == 4)
         time.sleep(2)
         query = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = 'chaos'")
         counts = []
@@ -303,7 +296,7 @@ def test_status_tells_who_runs_what(
 ) -> None:
     _create(storage, tmp_path, "slow", lrs=2)
     launched(url, "--per-device", "1")
-    _wait(lambda: storage.progress("test").running)
+    wait_for(lambda: storage.progress("test").running)
     command = [sys.executable, "-m", "robustlr", "status", "test"]
     environment = {**os.environ, "ROBUSTLR_STORAGE": url}
     done = [

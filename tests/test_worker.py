@@ -28,7 +28,7 @@ from robustlr.storage import Storage
 from robustlr.study import Study
 from robustlr.task import CHECKPOINT
 from robustlr.worker import trial_folder, work
-from tests.helpers import ROOT, study_from
+from tests.helpers import ROOT, study_from, wait_for
 from tests.runs import run_to_end
 
 
@@ -60,13 +60,6 @@ def _start(url: str, name: str = "test") -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "robustlr.worker", name, "cpu"],
         env={**os.environ, "ROBUSTLR_STORAGE": url},
     )
-
-
-def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("_repeat", range(10))
@@ -191,7 +184,7 @@ def test_a_signal_gives_the_running_trial_back(
 ) -> None:
     storage.create_study(_study(tmp_path, "slow", seeds=1, lrs=2))
     worker = _start(url)
-    _wait(lambda: storage.progress("test").running == 1)
+    wait_for(lambda: storage.progress("test").running == 1)
     time.sleep(0.5)  # in the middle of training
     worker.send_signal(number)
     assert worker.wait(10) == 0

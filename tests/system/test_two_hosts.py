@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 from robustlr.status import Progress
 from robustlr.storage import Storage
 from tests.chaos.faults import Server, network_to
-from tests.helpers import ROOT, study_from
+from tests.helpers import ROOT, study_from, wait_for
 
 HOSTS = {"robustlr-a": "10.231.1", "robustlr-b": "10.231.2"}
 LEASE_SECONDS = 4
@@ -70,13 +69,6 @@ def _start(host: str, url: str, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(bool(_why_not()), reason=_why_not())
 def test_a_host_takes_over_what_another_ran(tmp_path: Path, own_postgresql: Server) -> None:
@@ -95,8 +87,8 @@ def test_a_host_takes_over_what_another_ran(tmp_path: Path, own_postgresql: Serv
             )
             for host, subnet in HOSTS.items()
         }
-        _wait(lambda: {each.host for each in storage.status("test").running} == set(HOSTS))
-        _wait(lambda: storage.progress("test").running == 4)
+        wait_for(lambda: {each.host for each in storage.status("test").running} == set(HOSTS))
+        wait_for(lambda: storage.progress("test").running == 4)
         _ip("link", "set", "v-robustlr-b", "down")  # its workers cannot even give back
         dead = [each for each in storage.status("test").running if each.host == "robustlr-b"]
         for process in (launchers["robustlr-b"].pid, *(each.process for each in dead)):
