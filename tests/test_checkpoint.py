@@ -13,6 +13,7 @@ from robustlr.checkpoint import Run
 from robustlr.registry import load_task
 from robustlr.scale import Scale
 from robustlr.task import Config, Task
+from tests.chaos.faults import disk
 from tests.helpers import ROOT
 from tests.runs import Ended, ignore, run_to_end, same, with_little_data
 
@@ -164,6 +165,24 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     assert "No space left on device" in capfd.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_full_disk_costs_no_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with disk(tmp_path / "disk", "1m") as small:
+        if not small.can_fill:
+            pytest.skip("this process may not mount a small disk")
+        folder = small.folder / "trial"
+
+        def fill(step: int, value: float) -> None:
+            (small.free if step == SHORT["digits-cnn"]["steps"] else small.fill)()
+
+        disturbed = _run("digits-cnn", "nero", folder, fill)
+        assert small.was_full
+        assert "No space left on device" in capfd.readouterr().err
+        assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 24  # again
+    whole = _run("digits-cnn", "nero", None)
+    assert disturbed.outcome == whole.outcome
+    assert same(disturbed.states, whole.states)
 
 
 def test_a_short_run_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -143,12 +144,16 @@ class Disk:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "robustlr-chaos", str(folder)]
         done = subprocess.run(mount, capture_output=True, check=False)
         self.can_fill = done.returncode == 0
+        self.was_full = False
 
     def fill(self) -> None:
         """Leave no byte free."""
-        with suppress(OSError), (self.folder / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        try:
+            with (self.folder / "filler").open("wb", buffering=0) as file:
+                while self.can_fill:
+                    file.write(bytes(4096))
+        except OSError as error:
+            self.was_full = error.errno == errno.ENOSPC
 
     def free(self) -> None:
         """Make room again."""
