@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import IO, Protocol
 
 from robustlr import claims
 from robustlr.devices import Slot
@@ -65,6 +65,7 @@ class Launcher:
         self._keeper = Keeper(storage, name, min(display.seconds, claims.LEASE_SECONDS / 4))
         self._workers: list[_Worker] = []
         self._dead: list[_Worker] = []
+        self._idle: list[tuple[Slot, Path, int]] = []
         self._logs = _logs_folder(name)
 
     def run(self, where: Sequence[Slot]) -> None:
@@ -74,13 +75,18 @@ class Launcher:
             while True:
                 self._start_all(where)
                 while self._workers or self._dead:
-                    self._poll()
+                    time.sleep(POLL_SECONDS)
+                    self._display.update(self._keeper.progress)
+                    self._find_dead()
+                    self._replace_dead()
+                    self._wake_idle()
                 if not self._waits_again():
                     return
         finally:
             self._stop()
 
     def _start_all(self, where: Sequence[Slot]) -> None:
+        self._idle = []
         for index, slot in enumerate(where):
             log = self._logs / f"{socket.gethostname()}-{os.getpid()}-{index}.log"
             self._start(slot, log)
@@ -90,7 +96,7 @@ class Launcher:
         start = claims.start_time()
         known = {"ROBUSTLR_START": start, "ROBUSTLR_LIFELINE": str(theirs)}
         known |= {"ROBUSTLR_STORAGE": self._url, "ROBUSTLR_LOG": str(log.absolute())}
-        with log.open("ab") as output:
+        with _opened(log) as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "robustlr.worker", self._name, slot.device],
                 env={**os.environ, **slot.environment, **known},
@@ -105,10 +111,8 @@ class Launcher:
         self._workers.append(_Worker(slot, process, name, log, ours, idle_deaths))
         self._keeper.look_after(worker.name for worker in self._workers)
 
-    def _poll(self) -> None:
-        """Replace the workers that died before their work was done."""
-        time.sleep(POLL_SECONDS)
-        self._display.update(self._keeper.progress)
+    def _find_dead(self) -> None:
+        """Have the database told which workers have ended, and how."""
         for worker in [w for w in self._workers if w.process.poll() is not None]:
             worker.hang_up()
             self._workers.remove(worker)
@@ -120,12 +124,16 @@ class Launcher:
             )
             if status == IMPOSSIBLE:
                 raise UserError(_last_words(worker))
+
+    def _replace_dead(self) -> None:
+        """Start another worker for each that died; one that found no trial waits for more."""
         for worker in list(self._dead):
             given_back = self._keeper.given_back(worker.name)
             if given_back is None:  # the database has not been told yet
                 continue
             self._dead.remove(worker)
             if worker.process.returncode == 0:
+                self._idle.append((worker.slot, worker.log, self._keeper.beats))
                 continue
             idle_deaths = 0 if given_back else worker.idle_deaths + 1
             if idle_deaths > MAX_IDLE_DEATHS:
@@ -134,6 +142,13 @@ class Launcher:
                     f"{_death(worker.process.returncode)}; the end of the log:\n{_last_words(worker)}"
                 )
             self._start(worker.slot, worker.log, idle_deaths)
+
+    def _wake_idle(self) -> None:
+        """Start workers again for trials that have come back since they found none."""
+        for slot, log, beats in list(self._idle):
+            if self._keeper.progress.waiting and self._keeper.beats >= beats + 2:
+                self._idle.remove((slot, log, beats))
+                self._start(slot, log)
 
     def _waits_again(self) -> bool:
         """Wait for what runs elsewhere to show that it lives; return whether a trial waits again."""
@@ -205,6 +220,14 @@ def _logs_folder(name: str) -> Path:
     except OSError:  # a full disk: what workers say goes where there may be room
         return Path(tempfile.mkdtemp(prefix="robustlr-"))
     return folder
+
+
+def _opened(log: Path) -> IO[bytes]:
+    """Open a log; where the disk is full, what is said there is lost."""
+    try:
+        return log.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")
 
 
 def _death(status: int) -> str:

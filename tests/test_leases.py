@@ -19,6 +19,7 @@ from robustlr.errors import StorageError
 from robustlr.signals import Signals, StopRequested
 from robustlr.status import Progress
 from robustlr.storage import Storage
+from robustlr.tables import LEASES
 from robustlr.task import CHECKPOINT
 from robustlr.worker import Lost, Reporter
 from tests.chaos.faults import Server
@@ -81,6 +82,24 @@ def test_training_that_holds_the_interpreter_keeps_its_lease(
     assert worker.wait(60) == 0
     stored = storage.as_optuna().get_all_trials(storage.as_optuna().get_all_studies()[0]._study_id)
     assert all("lost" not in trial.user_attrs for trial in stored)
+
+
+def test_an_idle_slot_takes_what_comes_back_from_elsewhere(
+    storage: Storage, url: str, tmp_path: Path, launched: Callable[..., Any]
+) -> None:
+    _create(storage, tmp_path, "slow")
+    assert storage.claim("test", "away:1:cpu:0") is not None
+    launched(url, "--per-device", "2", ROBUSTLR_LEASE_SECONDS="2")
+    wait_for(lambda: storage.progress("test").running == 2)
+    time.sleep(3)  # the second worker has found nothing
+    assert {each.host for each in storage.status("test").running} > {"away"}
+    with storage.transaction() as connection:
+        ours = LEASES.c.worker == "away:1:cpu:0"
+        connection.execute(sa.update(LEASES).where(ours).values(expires=0))
+    hosts = {"away"}
+    while "away" in hosts:  # until it is taken back
+        hosts = {each.host for each in storage.status("test").running}
+    wait_for(lambda: storage.progress("test").running == 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
