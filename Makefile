@@ -33,6 +33,7 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(BIN)/pytest -n 0 tests/chaos
 
 test-system: setup $(HELP)
 	ROBUSTLR_LOHELP=$(HELP)/usr/share/libreoffice/help $(BIN)/pytest tests/test_embedded_corpora.py

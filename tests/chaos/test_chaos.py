@@ -26,7 +26,6 @@ def _check(result: Result, expected: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.xdist_group("chaos")
 def test_eight_workers_on_postgresql(
     tmp_path: Path, expected: list[dict[str, Any]], own_postgresql: Server
 ) -> None:
@@ -48,7 +47,6 @@ def test_eight_workers_on_postgresql(
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.xdist_group("chaos")
 def test_four_workers_on_sqlite(tmp_path: Path, expected: list[dict[str, Any]]) -> None:
     """The database lies on the disk that fills."""
     with disk(tmp_path / "disk", "16m") as small:
