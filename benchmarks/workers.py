@@ -206,7 +206,7 @@ def main() -> None:
         "postgresql": str(server.get_uri(database="bench")),
     }
     for url in databases.values():
-        Storage(url, create=True).disconnect()
+        Storage(url, create=True)
     results: dict[str, Any] = {
         "machine": {"cores": mp.cpu_count(), "python": platform.python_version()},
         "trials": given.trials,

@@ -18,12 +18,12 @@ from typing import Any, Protocol
 
 import torch
 
-from robustlr.errors import say
+from robustlr.errors import say, seconds
 from robustlr.scale import Scale
 from robustlr.signals import StopRequested, stopping
 from robustlr.task import CHECKPOINT, Config, Report
 
-SECONDS = float(os.environ.get("ROBUSTLR_SAVE_SECONDS", "60"))
+SECONDS = seconds("ROBUSTLR_SAVE_SECONDS", 60)
 """How often a run is saved: what a killed run loses at most."""
 
 

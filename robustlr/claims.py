@@ -9,13 +9,13 @@ import socket
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.ext.compiler import compiles
 
+from robustlr.errors import seconds
 from robustlr.tables import (
     ATTRIBUTES,
     LEASES,
@@ -27,7 +27,7 @@ from robustlr.tables import (
     read_attributes,
 )
 
-LEASE_SECONDS = float(os.environ.get("ROBUSTLR_LEASE_SECONDS", "60"))
+LEASE_SECONDS = seconds("ROBUSTLR_LEASE_SECONDS", 60)
 """How long a trial stays with a worker of whom nothing is heard."""
 
 RETRIES = 3
@@ -71,8 +71,13 @@ def start_time() -> str:
     return datetime.now(UTC).replace(tzinfo=None).isoformat()
 
 
-def take(connection: sa.Connection, name: str, worker: str, log: str | None) -> int | None:
-    """Turn the study's next waiting trial into ``worker``'s running one; None if nothing waits."""
+def take(connection: sa.Connection, name: str, worker: str) -> int | None:
+    """Turn the study's next waiting trial into ``worker``'s running one; None if nothing waits.
+
+    What the worker holds already it does not know of, as the answer to its claim was lost: that is
+    given back first.
+    """
+    release(connection, worker, None)
     next_waiting = (
         sa.select(TRIALS.c.trial_id)
         .where(TRIALS.c.study_id.in_(cells_of(name)), TRIALS.c.state == TrialState.WAITING)
@@ -89,7 +94,7 @@ def take(connection: sa.Connection, name: str, worker: str, log: str | None) -> 
     )
     trial_id: int | None = connection.scalar(update)
     if trial_id is not None:
-        lease = {"trial_id": trial_id, "worker": worker, "log": log}
+        lease = {"trial_id": trial_id, "worker": worker}
         connection.execute(sa.insert(LEASES).values(**lease, expires=clock() + LEASE_SECONDS))
     return trial_id
 
@@ -100,9 +105,10 @@ def renew(connection: sa.Connection, workers: Iterable[str]) -> None:
     connection.execute(sa.update(LEASES).where(ours).values(expires=clock() + LEASE_SECONDS))
 
 
-def owned(trial_id: int, worker: str) -> sa.ColumnElement[bool]:
-    """Return the condition that ``worker`` is the trial's owner."""
-    return sa.exists().where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
+def owns(connection: sa.Connection, trial_id: int, worker: str) -> bool:
+    """Return whether ``worker`` is the trial's owner, which it stays until the transaction ends."""
+    lease = sa.update(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
+    return connection.execute(lease.values(worker=worker)).rowcount == 1
 
 
 def end(
@@ -129,27 +135,29 @@ def end(
 
 def release(connection: sa.Connection, worker: str, reason: str | None) -> int:
     """Return to the queue what ``worker`` runs; count it. A ``reason`` says how the worker died."""
-    query = sa.select(LEASES.c.trial_id, LEASES.c.log).where(LEASES.c.worker == worker)
+    query = sa.select(LEASES.c.trial_id).where(LEASES.c.worker == worker)
     ended = 0
-    for trial_id, log in connection.execute(query).all():
+    for trial_id in connection.scalars(query).all():
         if reason is None:
             ended += end(connection, trial_id, worker, TrialState.WAITING)
         else:
-            ended += _lose(connection, trial_id, worker, reason, log)
+            ended += _lose(connection, trial_id, worker, reason)
     return ended
 
 
 def reclaim(connection: sa.Connection, name: str) -> int:
     """Return to the queue the study's trials whose lease has expired; count them."""
     query = (
-        sa.select(LEASES.c.trial_id, LEASES.c.worker, LEASES.c.log)
+        sa.select(LEASES.c.trial_id, LEASES.c.worker)
         .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
         .where(TRIALS.c.study_id.in_(cells_of(name)), LEASES.c.expires < clock())
+        # PostgreSQL: one that a dead machine's session holds locked must not hold up the others.
+        .with_for_update(of=LEASES, skip_locked=True)
     )
     reason = "nothing was heard of it until its lease expired"
     return sum(
-        _lose(connection, trial_id, worker, reason, log, if_expired=True)
-        for trial_id, worker, log in connection.execute(query).all()
+        _lose(connection, trial_id, worker, reason, if_expired=True)
+        for trial_id, worker in connection.execute(query).all()
     )
 
 
@@ -158,7 +166,6 @@ def _lose(
     trial_id: int,
     worker: str,
     reason: str,
-    log: str | None,
     **only: bool,
 ) -> bool:
     """Take a trial from a dead worker: it waits again, or has failed after ``RETRIES`` retries."""
@@ -171,19 +178,9 @@ def _lose(
     _delete_attributes(connection, [trial_id], ["lost"])
     attributes: dict[str, Any] = {"lost": losses}
     if failed:
-        attributes["failure"] = f"its worker died {len(losses)} times, last {losses[-1]}{tail(log)}"
+        attributes["failure"] = f"its worker died {len(losses)} times, last {losses[-1]}"
     insert_attributes(connection, {trial_id: attributes})
     return True
-
-
-def tail(log: str | None, lines: int = 12) -> str:
-    """Return the last lines of a worker's log as the end of a sentence; empty if there are none."""
-    try:
-        text = Path(log or "").read_text(errors="replace")
-    except OSError:
-        return ""
-    last = "\n".join(text.splitlines()[-lines:])
-    return f"; the end of its log:\n{last}" if last else ""
 
 
 def requeue_failed(connection: sa.Connection, name: str) -> int:

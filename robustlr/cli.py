@@ -345,6 +345,7 @@ def _work(
     memory_fraction: float | None,
 ) -> None:
     """Run the study's trials, those that failed before too; say why some failed."""
+    from robustlr.copies import store
     from robustlr.devices import slots
     from robustlr.display import ProgressDisplay
     from robustlr.launch import launch
@@ -352,7 +353,9 @@ def _work(
     database = open_database(url)
     database.load_study(name)
     where = slots(devices, per_device, memory_fraction)
-    database.requeue_failed(name)
+    store(database)
+    if not database.progress(name).running:  # a machine that joins others would repeat what fails
+        database.requeue_failed(name)
     try:
         with ProgressDisplay() as display:
             launch(database, url, name, where, display)

@@ -8,11 +8,13 @@ runs, copied from a thread of its own whenever it has changed, and deleted when 
 import io
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 from robustlr.errors import UserError, extra, say
+from robustlr.signals import Lost
 from robustlr.task import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -100,19 +102,19 @@ class _Below:
 class Copies:
     """Keeps one trial's checkpoint in a store while the block runs; does nothing without a store.
 
-    A store that does not work costs the copy, not the trial.
+    A store that does not work costs the copy, not the trial. What cannot be read is not replaced: it
+    may be further than what a run that began anew would put there.
     """
 
     def __init__(self, store: Store | None, folder: Path, trial: str) -> None:
         self._store, self._file = store, folder / CHECKPOINT
         self._name = f"{trial}/{CHECKPOINT}"
         self._copied: float | None = None
-        self._ends = threading.Event()
+        self._ends, self._is_needed = threading.Event(), True
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Self:
-        if self._store is not None:
-            self._fetch(self._store)
+        if self._store is not None and self._fetch(self._store):
             self._thread.start()
         return self
 
@@ -122,7 +124,9 @@ class Copies:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._store is not None:
+        if self._thread.is_alive():
+            # A run that has ended needs no copy, and one that is another's must not leave one.
+            self._is_needed = kind is not None and kind is not Lost
             self._ends.set()
             self._thread.join()
 
@@ -134,24 +138,35 @@ class Copies:
             except Exception as error:  # of whatever service
                 say(f"the copy {self._name} cannot be deleted: {error}")
 
-    def _fetch(self, store: Store) -> None:
+    def _fetch(self, store: Store) -> bool:
+        """Take up the stored copy where it is further than the file; return whether to copy."""
         from optuna.artifacts.exceptions import ArtifactNotFound
 
+        fetched = self._file.with_name(f".{os.getpid()}.copy.{CHECKPOINT}")
         try:
             with store.open_reader(self._name) as reader:
                 content = reader.read()
+            self._copied = 0.0
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_bytes(content)
-            self._copied = self._file.stat().st_mtime
+            fetched.write_bytes(content)
+            if _step(fetched) >= _step(self._file):
+                fetched.replace(self._file)
+                self._copied = self._file.stat().st_mtime
         except ArtifactNotFound:
-            return
+            return True
         except Exception as error:  # of whatever service, or a full disk
-            say(f"the copy {self._name} cannot be read: {error}")
+            say(f"the copy {self._name} cannot be read, and is left as it is: {error}")
+            return False
+        finally:
+            with suppress(OSError):
+                fetched.unlink(missing_ok=True)
+        return True
 
     def _look(self) -> None:
         while not self._ends.wait(LOOK_SECONDS):
             self._copy()
-        self._copy()
+        if self._is_needed:
+            self._copy()
 
     def _copy(self) -> None:
         assert self._store is not None
@@ -164,3 +179,13 @@ class Copies:
             return
         except Exception as error:  # of whatever service
             say(f"{self._file} cannot be copied, which is tried again: {error}")
+
+
+def _step(file: Path) -> int:
+    """Return the step that a checkpoint holds; -1 if there is none."""
+    import torch
+
+    try:
+        return int(torch.load(file, map_location="cpu", weights_only=True)["step"])
+    except Exception:  # a file that is no checkpoint can raise anything
+        return -1

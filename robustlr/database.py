@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,18 +25,31 @@ VERSION = 2
 """The version of our tables: 1 had no leases and no files."""
 
 ANSWER_SECONDS = 30.0
-"""How long a server may take to answer; then the network is taken to be cut."""
+"""How long a server may take to answer a statement; then the network is taken to be cut."""
+
+SESSION = {
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+"""What a PostgreSQL server shall end by itself: the session of a dead machine holds its locks."""
 
 CONNECT_OPTIONS: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": 60},  # a writer waits for the others
-    "postgresql": {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000},
+    "postgresql": {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,
+        "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
+    },
 }
 
 
 class Database:
     """An open database with the tables of Optuna and ours.
 
-    It holds one connection while it is used and none after ``disconnect``.
+    On PostgreSQL it holds a connection for the time of a transaction only.
 
     Args:
         url: an SQLAlchemy URL, ``sqlite:///file.db`` or ``postgresql://…``, or ``@FILE`` for a file
@@ -60,11 +73,10 @@ class Database:
             raise self._empty()
         given = CONNECT_OPTIONS.get(kind, {})
         self._options = {k: v for k, v in given.items() if k not in parsed.query}
-        self.engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=self._options)
-        self._connections: set[Any] = set()
+        # A file is best kept open: whoever closes it last copies its write-ahead log.
+        pool = None if kind == "sqlite" else sa.NullPool
+        self.engine = sa.create_engine(parsed, poolclass=pool, connect_args=self._options)
         sa.event.listen(self.engine, "handle_error", self._explain)
-        sa.event.listen(self.engine, "connect", lambda raw, _: self._connections.add(raw))
-        sa.event.listen(self.engine, "close", lambda raw, _: self._connections.discard(raw))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._open(create, upgrade)
 
@@ -90,7 +102,7 @@ class Database:
             raise UserError(
                 f"the database {self.shown_url} was written by an older robustlr (its tables have "
                 f"version {version}, this robustlr's {VERSION}); stop its workers and upgrade it: "
-                "robustlr storage upgrade"
+                f"robustlr storage upgrade --storage {self.shown_url}"
             )
 
     def __enter__(self) -> Self:
@@ -106,29 +118,11 @@ class Database:
         Raises:
             StorageError: the database does not work, or did not answer for ``ANSWER_SECONDS``.
         """
-        if self.engine.dialect.name == "sqlite":
-            with self.engine.begin() as connection:
+        with self.engine.connect() as connection:
+            # A cut network can leave a query without an answer for ever: drivers know no limit.
+            limit = nullcontext() if self.engine.dialect.name == "sqlite" else _Limit(connection)
+            with limit, connection.begin():
                 yield connection
-            return
-        # A cut network can leave a query without an answer for ever: the driver knows no limit.
-        timer = threading.Timer(ANSWER_SECONDS, self._hang_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        finally:
-            timer.cancel()
-
-    def disconnect(self) -> None:
-        """Close the connection; the next transaction opens one."""
-        self.engine.dispose()
-
-    def _hang_up(self) -> None:
-        """End the wait for an answer, as if the server had closed the connection."""
-        for raw in list(self._connections):
-            with suppress(Exception), socket.socket(fileno=os.dup(raw.fileno())) as line:
-                line.shutdown(socket.SHUT_RDWR)
 
     def _empty(self) -> UserError:
         return UserError(
@@ -138,8 +132,6 @@ class Database:
 
     def _explain(self, context: Any) -> None:
         """Turn a database that is away, full or locked into one sentence."""
-        if context.is_pre_ping:  # a dropped connection, about to be replaced
-            return
         error = context.sqlalchemy_exception
         passing = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
         if isinstance(error, passing) or type(error) is sa.exc.DatabaseError:
@@ -164,7 +156,7 @@ class Database:
         for attempt in range(1, attempts + 1):
             try:
                 self._optuna_storage(create=True)
-                self._create_ours()
+                self._create_ours(VERSION)
                 break
             except (
                 StorageError,
@@ -183,12 +175,12 @@ class Database:
             with self.engine.connect() as connection:
                 connection.execute(sa.text("PRAGMA journal_mode = WAL"))
 
-    def _create_ours(self) -> None:
+    def _create_ours(self, version: int) -> None:
         with self.transaction() as connection:
             for table in OURS.sorted_tables:
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
             if connection.scalar(sa.select(SCHEMA.c.version)) is None:
-                connection.execute(sa.insert(SCHEMA), {"row": 1, "version": VERSION})
+                connection.execute(sa.insert(SCHEMA), {"row": 1, "version": version})
 
     def _upgrade(self, version: int) -> None:
         """Bring Optuna's tables and ours up to this version; running trials return to the queue."""
@@ -197,7 +189,7 @@ class Database:
             optuna_storage.upgrade()
         if version == VERSION:
             return
-        self._create_ours()
+        self._create_ours(version)
         with self.transaction() as connection:  # from 1: owners were attributes, without a lease
             running = sa.select(TRIALS.c.trial_id).where(TRIALS.c.state == TrialState.RUNNING)
             leased = sa.select(LEASES.c.trial_id)
@@ -208,10 +200,42 @@ class Database:
             connection.execute(sa.update(SCHEMA).values(version=VERSION))
 
 
+class _Limit(AbstractContextManager["_Limit"]):
+    """Closes a connection whose server does not answer a statement, so that the wait for it ends."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        sa.event.listen(self._connection, "before_cursor_execute", self._restart)
+        self._restart()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._timer is not None
+        self._timer.cancel()
+
+    def _restart(self, *statement: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        raw = self._connection.connection.driver_connection
+        assert raw is not None
+        self._timer = threading.Timer(ANSWER_SECONDS, _hang_up, (raw.fileno(),))
+        self._timer.daemon = True
+        self._timer.start()
+
+
+def _hang_up(file: int) -> None:
+    """End the wait for an answer, as if the server had closed the connection."""
+    with suppress(OSError), socket.socket(fileno=os.dup(file)) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
 def shown(text: str) -> str:
     """Return a text without the passwords of the URLs in it."""
-    text = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b(password)=[^&\s]*", r"\1=***", text)
+    text = re.sub(r"(://[^:/?#\s]*):[^/\n]*@", r"\1:***@", text)  # to the last @: it may hold some
+    return re.sub(r"(?i)(password)=('[^']*'|[^&\s]*)", r"\1=***", text)
 
 
 def url_of(given: str) -> str:
@@ -237,6 +261,8 @@ def parse_url(given: str) -> sa.URL:
         UserError: it is none, or its driver is missing.
     """
     url = url_of(given)
+    if url.startswith("grpc:"):
+        raise UserError(f'"{shown(url)}" is a proxy; name the database that it stands for')
     try:
         parsed = sa.make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):

@@ -35,11 +35,10 @@ def slots(
         UserError: there is no such device, or no such memory.
     """
     gpus = [] if devices == "cpu" else _gpus(devices)
-    if memory_fraction is not None and not (gpus and 0 < memory_fraction <= 1):
-        raise UserError(
-            f"--memory-fraction {memory_fraction:g} is for GPUs, and from 0 to 1; "
-            + (f"there are GPUs {', '.join(gpus)}" if gpus else "these workers have none")
-        )
+    if memory_fraction is not None and not 0 < memory_fraction <= 1:
+        raise UserError(f"--memory-fraction {memory_fraction:g}: it is above 0 and at most 1")
+    if memory_fraction is not None and not gpus:
+        raise UserError("--memory-fraction is for GPUs, and these workers have none")
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -72,6 +71,8 @@ def _gpus(devices: str | None) -> list[str]:
     if devices is None:
         return names[: len(present)]
     wanted = present if devices == "all" else devices.split(",")
+    if not all(device.isdigit() for device in wanted):
+        raise UserError(f'--devices "{devices}": write "all", "cpu", or GPU numbers as in "0,2"')
     missing = [device for device in wanted if device not in present]
     if not present:
         raise UserError(f"--devices {devices}: torch sees no GPU here; use --devices cpu")

@@ -172,7 +172,7 @@ def _processors() -> Iterator[Check]:
         yield Check("processors", "problem", found, "unset OMP_NUM_THREADS")
     elif int(threads) > 1:
         processes = max(1, (cores or 1) // int(threads))
-        advice = f"start workers with --processes {processes}, or unset OMP_NUM_THREADS"
+        advice = f"start workers with --per-device {processes}, or unset OMP_NUM_THREADS"
         yield Check("processors", "note", f"{found}, and {threads} threads a worker", advice)
     else:
         yield Check("processors", "ok", f"{found}, and a thread a worker (OMP_NUM_THREADS)")

@@ -1,6 +1,8 @@
 """The one error class for what a user can mend, and the sentences that name the nearest valid name."""
 
 import difflib
+import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,22 @@ class UnavailableError(UserError):
 
 class StorageError(UserError):
     """The database is away, full or locked: the same call can be made again later."""
+
+
+def seconds(variable: str, default: float) -> float:
+    """Return the seconds that an environment variable says.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    text = os.environ.get(variable, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f'{variable} is "{text}"; write a number of seconds above 0, or unset it')
+    return value
 
 
 def say(message: str) -> None:

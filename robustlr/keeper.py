@@ -25,12 +25,11 @@ class Keeper(threading.Thread):
     def __init__(self, storage: Storage, name: str, beat_seconds: float) -> None:
         super().__init__(daemon=True)
         self.progress = storage.progress(name)
-        storage.disconnect()
         self._storage, self._name, self._beat_seconds = storage, name, beat_seconds
         self._alive: list[str] = []
         self._dead: dict[str, str | None] = {}
         self._given_back: dict[str, int] = {}
-        self._renewed = -float("inf")
+        self._renewed = self._reclaims_from = -float("inf")
         self._wake, self._ends, self._complains = threading.Event(), False, True
         self._error: BaseException | None = None
         self.beats = 0
@@ -50,9 +49,12 @@ class Keeper(threading.Thread):
 
     def given_back(self, worker: str) -> int | None:
         """Return how many trials a buried worker had; None if that is not known yet."""
+        return self._given_back.get(worker)
+
+    def check(self) -> None:
+        """Raise what ended this thread, if anything did."""
         if self._error is not None:
             raise self._error
-        return self._given_back.get(worker)
 
     def finish(self) -> bool:
         """End the thread after what is left to do; return whether it could be done."""
@@ -71,9 +73,8 @@ class Keeper(threading.Thread):
                 self._try_to_beat()
                 if ends:
                     return
-        except BaseException as error:
+        except Exception as error:
             self._error = error
-            raise
 
     def _try_to_beat(self) -> None:
         try:
@@ -83,17 +84,19 @@ class Keeper(threading.Thread):
             if self._complains:
                 say(f"robustlr: {error}; trying again until it works")
             self._complains = False
+            # Nobody could renew a lease meanwhile: first let every launcher do so.
+            self._reclaims_from = time.monotonic() + claims.LEASE_SECONDS
 
     def _beat(self) -> None:
+        now = time.monotonic()
+        is_due = now - self._renewed > claims.LEASE_SECONDS / RENEWALS_PER_LEASE
+        if is_due and self._alive:
+            self._storage.renew(self._alive)
         for worker, reason in list(self._dead.items()):
             self._given_back[worker] = self._storage.release(worker, reason)
             del self._dead[worker]
-        if time.monotonic() - self._renewed > claims.LEASE_SECONDS / RENEWALS_PER_LEASE:
-            alive = self._alive
-            if alive:
-                self._storage.renew(alive)
+        if is_due and now >= self._reclaims_from:
             self._storage.reclaim(self._name)
-            self._renewed = time.monotonic()
+        self._renewed = now if is_due else self._renewed
         self.progress = self._storage.progress(self._name)
-        self._storage.disconnect()
         self.beats += 1

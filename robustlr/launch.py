@@ -75,8 +75,7 @@ class Launcher:
             while True:
                 self._start_all(where)
                 while self._workers or self._dead:
-                    time.sleep(POLL_SECONDS)
-                    self._display.update(self._keeper.progress)
+                    self._pause()
                     self._find_dead()
                     self._replace_dead()
                     self._wake_idle()
@@ -84,6 +83,11 @@ class Launcher:
                     return
         finally:
             self._stop()
+
+    def _pause(self) -> None:
+        time.sleep(POLL_SECONDS)
+        self._keeper.check()
+        self._display.update(self._keeper.progress)
 
     def _start_all(self, where: Sequence[Slot]) -> None:
         self._idle = []
@@ -95,7 +99,7 @@ class Launcher:
         ours, theirs = os.pipe()[::-1]
         start = claims.start_time()
         known = {"ROBUSTLR_START": start, "ROBUSTLR_LIFELINE": str(theirs)}
-        known |= {"ROBUSTLR_STORAGE": self._url, "ROBUSTLR_LOG": str(log.absolute())}
+        known["ROBUSTLR_STORAGE"] = self._url
         with _opened(log) as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "robustlr.worker", self._name, slot.device],
@@ -119,11 +123,10 @@ class Launcher:
             self._dead.append(worker)
             self._keeper.look_after(each.name for each in self._workers)
             status = worker.process.returncode
-            self._keeper.bury(
-                worker.name, _death(status) if status not in (0, IMPOSSIBLE) else None
-            )
+            died = status not in (0, IMPOSSIBLE)
+            self._keeper.bury(worker.name, _death(status) + _tail(worker.log) if died else None)
             if status == IMPOSSIBLE:
-                raise UserError(_last_words(worker))
+                raise UserError(_last_words(worker.log))
 
     def _replace_dead(self) -> None:
         """Start another worker for each that died; one that found no trial waits for more."""
@@ -137,9 +140,10 @@ class Launcher:
                 continue
             idle_deaths = 0 if given_back else worker.idle_deaths + 1
             if idle_deaths > MAX_IDLE_DEATHS:
+                how, words = _death(worker.process.returncode), _last_words(worker.log)
                 raise UserError(
-                    f"workers died {idle_deaths} times before they had a trial, last by "
-                    f"{_death(worker.process.returncode)}; the end of the log:\n{_last_words(worker)}"
+                    f"a worker died {idle_deaths} times before it had a trial, and at last {how}; "
+                    f"the end of its log:\n{words}"
                 )
             self._start(worker.slot, worker.log, idle_deaths)
 
@@ -159,8 +163,7 @@ class Launcher:
                 self._keeper.wake()
             elif self._keeper.progress.waiting or not self._keeper.progress.running:
                 return self._keeper.progress.waiting > 0
-            time.sleep(POLL_SECONDS)
-            self._display.update(self._keeper.progress)
+            self._pause()
         return False
 
     def _stop(self) -> None:
@@ -235,5 +238,16 @@ def _death(status: int) -> str:
     return f"it died by {signal.Signals(-status).name}" if status < 0 else f"it ended with {status}"
 
 
-def _last_words(worker: _Worker) -> str:
-    return claims.tail(str(worker.log)).partition("\n")[2]
+def _tail(log: Path) -> str:
+    words = _last_words(log)
+    return f"; the end of its log:\n{words}" if words else ""
+
+
+def _last_words(log: Path, lines: int = 12) -> str:
+    """Return the last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 10_000))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -52,7 +52,11 @@ def open_database(url: str, *, create: bool = False) -> "Storage":
 
 def warn_unless_loopback(host: str) -> None:
     """Say who can come in."""
-    if host != "localhost" and not ip_address(host).is_loopback:
+    try:
+        is_own = ip_address(host).is_loopback
+    except ValueError:  # a name
+        is_own = host == "localhost"
+    if not is_own:
         print(
             f"robustlr: whoever reaches {host} can read and delete these studies: there is no "
             "password",

@@ -22,7 +22,7 @@ from optuna.storages._grpc import servicer
 from optuna.storages._grpc.auto_generated import api_pb2_grpc
 from pydantic_core import to_json
 
-from robustlr.database import ANSWER_SECONDS
+from robustlr.database import ANSWER_SECONDS, shown
 from robustlr.errors import StorageError, UserError, say
 from robustlr.storage import Storage
 
@@ -61,6 +61,16 @@ OPTIONS = [
 ]
 
 
+AWAY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+"""What a proxy says that is ending, or too busy."""
+
+
 @cache
 def _arguments(method: str) -> type[pydantic.BaseModel]:
     """Return the model of a method's arguments."""
@@ -92,6 +102,7 @@ def serve(url: str, host: str, port: int) -> None:
     optunas = servicer.OptunaStorageProxyService(storage.as_optuna())
     api_pb2_grpc.add_StorageServiceServicer_to_server(optunas, server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers([_Handler(storage)])
+    host = f"[{host}]" if ":" in host else host
     try:
         taken = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError:
@@ -148,16 +159,15 @@ class RemoteStorage(Storage):
         except ValueError:
             address, port = None, None
         if not (address and port):
-            raise UserError(f'"{url}" is no proxy\'s URL; write grpc://host:port')
+            raise UserError(f'"{shown(url)}" is no proxy\'s URL; write grpc://host:port')
+        if parsed.username or parsed.password:
+            raise UserError(f'"{shown(url)}" names a user; a proxy asks for none: grpc://host:port')
         self.shown_url = url
         self._address, self._port = address, port
         self._channel = grpc.insecure_channel(f"{address}:{port}", OPTIONS)
 
     def __exit__(self, *error: object) -> None:
         self._channel.close()
-
-    def disconnect(self) -> None:
-        """Do nothing: the proxy holds the connections."""
 
     def as_optuna(self) -> optuna.storages.BaseStorage:
         """Return the proxy as Optuna's storage."""
@@ -179,7 +189,7 @@ class RemoteStorage(Storage):
         code, details = error.code(), error.details()
         if code == grpc.StatusCode.FAILED_PRECONDITION:
             return UserError(details)
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if code in AWAY:
             return StorageError(f"the storage {self.shown_url} does not work: {details}")
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return UserError(

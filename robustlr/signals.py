@@ -26,6 +26,10 @@ class StopRequested(BaseException):
     """The worker was asked to stop; what it ran goes back to the queue."""
 
 
+class Lost(BaseException):
+    """Another worker owns the trial by now."""
+
+
 class Signals:
     """Turns SIGTERM and SIGINT into a request to stop that cannot cut a transaction in two.
 
@@ -38,6 +42,7 @@ class Signals:
         self._signalled = False
         self._grace_is_over = False
         self._interruptible = False
+        self._overdue = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
@@ -53,9 +58,8 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._grace_is_over:
             self._grace_is_over = False
-            if self._interruptible:
-                self._interruptible = False
-                raise StopRequested
+            self._overdue = True
+            self._raise_if_overdue()
         elif self._signalled:
             os._exit(128 + number)
         else:
@@ -76,22 +80,26 @@ class Signals:
         assert main is not None
         signal.pthread_kill(main, signal.SIGTERM)
 
+    def _raise_if_overdue(self) -> None:
+        if self._overdue and self._interruptible:
+            self._interruptible = self._overdue = False
+            raise StopRequested
+
     @contextmanager
     def interruptible(self, on: bool = True) -> Iterator[None]:
-        """Let a request interrupt the block in the end, or hold it back until the block's end.
+        """Let a request interrupt the block when its time of grace is over, or not before its end.
 
         Raises:
-            StopRequested: there is a request.
+            StopRequested: there is a request as the block begins, or its time of grace is over.
         """
+        if on:
+            self.check()
         before, self._interruptible = self._interruptible, on
         try:
-            if on:
-                self.check()
             yield
         finally:
             self._interruptible = before
-        if before:
-            self.check()
+            self._raise_if_overdue()
 
     def check(self) -> None:
         """Raise ``StopRequested`` if this process was asked to stop."""

@@ -160,15 +160,22 @@ def _rates(connection: sa.Connection, name: str, cells: Mapping[str, Progress]) 
     ours = TRIALS.c.study_id.in_(cells_of(name))
     begin = now() - timedelta(minutes=RATE_MINUTES)
     query = (
-        sa.select(CELLS.c.study_name, sa.func.count(), sa.func.min(TRIALS.c.datetime_start))
+        sa.select(
+            CELLS.c.study_name,
+            sa.func.count(),
+            sa.func.min(TRIALS.c.datetime_start),
+            sa.func.max(TRIALS.c.datetime_complete),
+        )
         .select_from(TRIALS.join(CELLS, CELLS.c.study_id == TRIALS.c.study_id))
         .where(ours, TRIALS.c.state == TrialState.COMPLETE, TRIALS.c.datetime_complete > begin)
         .group_by(CELLS.c.study_name)
     )
     rows = connection.execute(query).all()
     first: datetime = min((row[2] for row in rows), default=begin)
-    minutes = max((now() - max(first, begin)).total_seconds() / 60, 1e-9)
-    return dict.fromkeys(cells, 0.0) | {cell: count / minutes for cell, count, _ in rows}
+    works = any(progress.running for progress in cells.values())
+    last: datetime = now() if works else max((row[3] for row in rows), default=now())
+    minutes = max((last - max(first, begin)).total_seconds() / 60, 1e-9)
+    return dict.fromkeys(cells, 0.0) | {row[0]: row[1] / minutes for row in rows}
 
 
 def _running(connection: sa.Connection, name: str) -> list[Running]:

@@ -244,14 +244,14 @@ class Storage(Database):
 
     # Trials
 
-    def claim(self, name: str, worker: str, log: str | None = None) -> Claim | None:
+    def claim(self, name: str, worker: str) -> Claim | None:
         """Take the study's next waiting trial for ``worker``, or return None if nothing waits.
 
         One UPDATE turns the trial from waiting to running, so no two workers get the same one. Its
-        lease must be renewed. ``log`` is the file of the worker's log, for whoever finds it dead.
+        lease must be renewed.
         """
         with self.transaction() as connection:
-            trial_id = claims.take(connection, name, worker, log)
+            trial_id = claims.take(connection, name, worker)
             if trial_id is None:
                 return None
             cell, number, description = describe_cell(connection, trial_id)
@@ -298,7 +298,7 @@ class Storage(Database):
             rows.append(row | {"intermediate_value": number, "intermediate_value_type": kind})
         again = (STEPS.c.trial_id == claim.trial_id) & STEPS.c.step.in_(list(values))
         with self.transaction() as connection:
-            if not connection.scalar(sa.select(claims.owned(claim.trial_id, claim.worker))):
+            if not claims.owns(connection, claim.trial_id, claim.worker):
                 return False
             if rows:
                 connection.execute(sa.delete(STEPS).where(again))

@@ -59,7 +59,6 @@ LEASES = sa.Table(
     sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("worker", sa.Text, nullable=False, index=True),
     sa.Column("expires", sa.Double, nullable=False),
-    sa.Column("log", sa.Text),
 )
 """Who runs a trial, and until when that holds unless it is renewed (seconds since 1970 by the
 database's clock); a row a running trial."""

@@ -2,7 +2,7 @@
 
 ``robustlr.launch`` starts workers as ``python -m robustlr.worker STUDY DEVICE`` and renews their leases.
 The environment says the rest: ``ROBUSTLR_STORAGE`` the database, ``ROBUSTLR_FOLDER`` where trials keep
-their files, ``ROBUSTLR_SLOT`` the device's name on this machine, ``ROBUSTLR_START`` and ``ROBUSTLR_LOG``
+their files, ``ROBUSTLR_SLOT`` the device's name on this machine, ``ROBUSTLR_START``
 what the launcher knows this worker by, ``ROBUSTLR_LIFELINE`` a pipe that ends with the launcher,
 ``ROBUSTLR_MEMORY_FRACTION`` the share of a GPU's memory; ``ROBUSTLR_CHECKPOINTS`` is explained in
 ``copies.py``.
@@ -27,7 +27,7 @@ from robustlr.errors import StorageError, UnavailableError, UserError, say
 from robustlr.neighbours import Neighbours
 from robustlr.provenance import provenance
 from robustlr.registry import load_task
-from robustlr.signals import Signals, StopRequested, stopping
+from robustlr.signals import Lost, Signals, StopRequested, stopping
 from robustlr.storage import Claim, Storage, open_storage
 from robustlr.task import CHECKPOINT, FunctionTask, Outcome
 
@@ -44,10 +44,6 @@ IMPOSSIBLE = 2
 """The exit status of a worker that cannot work, however often it is started."""
 
 Result = TypeVar("Result")
-
-
-class Lost(BaseException):
-    """Another worker owns the trial by now."""
 
 
 class Reporter:
@@ -74,7 +70,6 @@ class Reporter:
         try:
             with self._signals.interruptible(False):
                 self.flush()
-                self._storage.disconnect()
         except StorageError as error:
             say(f"{error}; training goes on, and its values are kept")
             self._pause = min(2 * self._pause, PAUSE_SECONDS[1])
@@ -104,14 +99,18 @@ def work(storage: Storage, name: str, device: str, signals: Signals) -> None:
     with suppress(StopRequested):
         while not stopping():
             with neighbours.together():
-                claim = _claim(storage, name, worker, signals)
+                claim = patiently(signals, partial(storage.claim, name, worker))
                 if claim is None:
                     return
                 is_done = _run(storage, claim, device, signals)
             if not is_done:
                 _free_memory()
-                with neighbours.alone():
-                    _run(storage, claim, device, signals, is_alone=True)
+                try:
+                    with neighbours.alone():
+                        _run(storage, claim, device, signals, is_alone=True)
+                except StopRequested:
+                    _give_back(storage, claim)
+                    raise
 
 
 def patiently(signals: Signals, attempt: Callable[[], Result]) -> Result:
@@ -129,16 +128,6 @@ def patiently(signals: Signals, attempt: Callable[[], Result]) -> Result:
         # Workers that have lost the same server must not all come back at the same moment.
         signals.wait(pause * random.SystemRandom().uniform(0.5, 1.0))
         pause = min(2 * pause, PAUSE_SECONDS[1])
-
-
-def _claim(storage: Storage, name: str, worker: str, signals: Signals) -> Claim | None:
-    while True:
-        try:
-            return storage.claim(name, worker, os.environ.get("ROBUSTLR_LOG"))
-        except StorageError as error:
-            say(f"{error}; trying again")
-        # The claim may have been made and its answer lost.
-        patiently(signals, partial(storage.release, worker))
 
 
 def _run(
@@ -166,16 +155,18 @@ def _run(
         if _is_out_of_memory(error) and not is_alone:
             say(f"{claim.cell} {claim.number} ran out of memory; it is run again alone: {error}")
             return False
+        if not _works(device):  # its driver or hardware, not the trial
+            _give_back(storage, claim)
+            raise
         reason = _reason(error, device)
         patiently(signals, partial(storage.fail, claim, reason))
     return True
 
 
 def _train(storage: Storage, claim: Claim, device: str, signals: Signals) -> Outcome:
-    """Train; the database is told what was reported, and holds no connection meanwhile."""
+    """Train; the database is told what was reported."""
     report = Reporter(storage, claim, signals)
     task = load_task(claim.config.task).at(claim.config.scale)
-    storage.disconnect()
     with signals.interruptible():
         outcome = task.outcome(task.run(claim.config, report, device, trial_folder(claim)))
     patiently(signals, report.flush)
@@ -198,8 +189,20 @@ def _clean_up(folder: Path) -> None:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Return whether a device's memory or the machine's was too small, in torch's many words."""
-    texts = ("out of memory", "can't allocate memory")
+    texts = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def _works(device: str) -> bool:
+    """Return whether the device computes: after some errors a GPU does not until a new process."""
+    if device == "cpu":
+        return True
+    import torch
+
+    try:
+        return bool(torch.ones(1, device=device).sum().item() == 1)
+    except Exception:  # whatever its driver says
+        return False
 
 
 def _free_memory() -> None:
@@ -247,6 +250,8 @@ def main() -> None:
         storage = patiently(signals, partial(open_storage, os.environ["ROBUSTLR_STORAGE"]))
         # Before the first claim: a machine that lacks something must not fail everybody's trials.
         store(storage)
+        if not _works(device):
+            raise UserError(f"{device} does not compute; robustlr doctor says more")
         study = patiently(signals, partial(storage.load_study, name))
         patiently(signals, partial(storage.check_unchanged, study))
         if not all(isinstance(load_task(task), FunctionTask) for task in study.tasks):

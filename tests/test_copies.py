@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import torch
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from robustlr.copies import Copies, Store, store
-from robustlr.errors import UserError
-from robustlr.signals import Signals
+from robustlr.errors import StorageError, UserError
+from robustlr.signals import Lost, Signals, StopRequested
 from robustlr.storage import Storage, open_storage
 from robustlr.tables import FILES
 from robustlr.task import CHECKPOINT
@@ -132,11 +133,69 @@ def test_a_place_that_does_not_work_costs_only_the_copy(
     assert os.environ["AWS_ENDPOINT_URL_S3"] == s3
     monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "s3://nobodys")
     (tmp_path / CHECKPOINT).write_bytes(b"state")
-    with Copies(store(None), tmp_path, "test/0"):  # type: ignore[arg-type]
-        pass
+    with suppress(StopRequested), Copies(store(None), tmp_path, "test/0"):  # type: ignore[arg-type]
+        raise StopRequested
     said = capfd.readouterr().err
-    assert "cannot be copied" in said
+    assert "cannot be read, and is left as it is" in said
     assert "NoSuchBucket" in said or "does not exist" in said
+
+
+def _checkpoint(step: int) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"step": step}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("here", "there"), [(7, 3), (3, 7), (7, None), (None, 7)])
+def test_whichever_is_further_is_taken_up(
+    here: int | None,
+    there: int | None,
+    storage: Storage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "database")
+    if here is not None:
+        (tmp_path / CHECKPOINT).write_bytes(_checkpoint(here))
+    if there is not None:
+        storage.write_file(f"test/0/{CHECKPOINT}", _checkpoint(there))
+    with suppress(StopRequested), Copies(store(storage), tmp_path, "test/0"):
+        raise StopRequested
+    stored = storage.read_file(f"test/0/{CHECKPOINT}")
+    assert stored == (tmp_path / CHECKPOINT).read_bytes() == _checkpoint(7)
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("ends", [Lost, None])
+def test_a_run_that_is_over_or_anothers_leaves_no_copy(
+    ends: type[BaseException] | None,
+    storage: Storage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "database")
+    with suppress(Lost), Copies(store(storage), tmp_path, "test/0"):
+        (tmp_path / CHECKPOINT).write_bytes(_checkpoint(7))
+        if ends is not None:
+            raise ends
+    assert storage.read_file(f"test/0/{CHECKPOINT}") is None
+
+
+def test_a_copy_that_cannot_be_read_is_not_replaced(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "database")
+    storage.write_file(f"test/0/{CHECKPOINT}", _checkpoint(7))
+    with monkeypatch.context() as patch:
+
+        def away(name: str) -> bytes:
+            raise StorageError("away")
+
+        patch.setattr(storage, "read_file", away)
+        with suppress(StopRequested), Copies(store(storage), tmp_path, "test/0"):
+            (tmp_path / CHECKPOINT).write_bytes(_checkpoint(1))
+            raise StopRequested
+    assert storage.read_file(f"test/0/{CHECKPOINT}") == _checkpoint(7)
 
 
 @pytest.mark.parametrize("place", ["nowhere", "s3://", "/a/folder"])

@@ -17,9 +17,9 @@ from robustlr.database import VERSION, Database, shown, url_of
 from robustlr.errors import StorageError, UserError
 from robustlr.status import Progress
 from robustlr.storage import Storage
-from robustlr.tables import SCHEMA, STUDIES
+from robustlr.tables import LEASES, SCHEMA, STUDIES
 from robustlr.task import Outcome
-from tests.helpers import ROOT
+from tests.helpers import ROOT, study_from
 
 VERSION_1 = ROOT / "tests" / "version1.sql"
 """A study of six trials as version 1 stored it: two complete, one running, one failed, two waiting."""
@@ -58,6 +58,22 @@ def test_an_upgraded_study_goes_on(old: str) -> None:
         assert len(stored) == 2
 
 
+def test_an_upgrade_that_was_cut_short_is_made_again(
+    old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sa, "update", cut)
+        with pytest.raises(KeyboardInterrupt):
+            Storage(old, upgrade=True)
+    with pytest.raises(UserError, match="robustlr storage upgrade"):
+        Storage(old)
+    with Storage(old, upgrade=True) as storage:
+        assert storage.progress("old").running == 0
+
+
 def test_a_database_of_a_newer_version_is_left_alone(url: str, storage: Storage) -> None:
     with storage.transaction() as connection:
         connection.execute(sa.update(SCHEMA).values(version=VERSION + 1))
@@ -84,6 +100,9 @@ def test_a_study_in_words_that_this_version_does_not_know_is_named(
         ("postgresql+psycopg://me:se:cr:et@host:5432/x", "postgresql+psycopg://me:***@host:5432/x"),
         ("postgresql://host/x?user=me&password=secret&a=1", "postgresql://host/x?user=me&password=***&a=1"),
         ("of postgresql://me:secret@host/x it says no", "of postgresql://me:***@host/x it says no"),
+        ("postgresql://me:p@ss w@host/x", "postgresql://me:***@host/x"),
+        ("postgresql://host/x?sslpassword=secret", "postgresql://host/x?sslpassword=***"),
+        ("host=x password='a b' user=me", "host=x password=*** user=me"),
         ("postgresql://me@host/x", "postgresql://me@host/x"),
         ("sqlite:///a.db", "sqlite:///a.db"),
     ],
@@ -158,11 +177,42 @@ def test_a_query_that_is_never_answered_is_given_up(
 
 
 @pytest.mark.xdist_group("postgresql")
+def test_a_slow_transaction_of_quick_statements_is_not_given_up(
+    postgresql_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgresql_server.psql("CREATE DATABASE slow;")
+    with Storage(postgresql_server.get_uri(database="slow"), create=True) as storage:
+        monkeypatch.setattr(database, "ANSWER_SECONDS", 1.5)
+        with storage.transaction() as connection:
+            for _ in range(5):
+                connection.execute(sa.text("SELECT pg_sleep(0.5)"))
+
+
+@pytest.mark.xdist_group("postgresql")
 def test_nothing_stays_connected(postgresql_server: Any) -> None:
     postgresql_server.psql("CREATE DATABASE quiet;")
     count = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'quiet'"
     with Storage(postgresql_server.get_uri(database="quiet"), create=True) as storage:
-        storage.study_names()
-        assert postgresql_server.psql(count).split()[2] == "1"
-        storage.disconnect()
+        assert storage.study_names() == []
         assert postgresql_server.psql(count).split()[2] == "0"
+
+
+@pytest.mark.xdist_group("postgresql")
+def test_a_dead_machines_transaction_holds_up_no_other_trial(
+    postgresql_server: Any, tmp_path: Path
+) -> None:
+    postgresql_server.psql("CREATE DATABASE locked;")
+    url = postgresql_server.get_uri(database="locked")
+    with Storage(url, create=True) as storage, Storage(url) as dead:
+        storage.create_study(study_from(tmp_path, "[optimizers.nero]\nlr = [0.1, 0.2]\n"))
+        for number in range(2):
+            storage.claim("test", f"away:{number}:cpu:0")
+        with storage.transaction() as connection:
+            connection.execute(sa.update(LEASES).values(expires=0))
+        with dead.transaction() as connection:
+            held = sa.select(LEASES.c.trial_id).where(LEASES.c.worker == "away:0:cpu:0")
+            connection.execute(held.with_for_update())
+            assert storage.reclaim("test") == 1
+            timeout = sa.text("SHOW idle_in_transaction_session_timeout")
+            assert connection.scalar(timeout) == "30s"
+        assert storage.reclaim("test") == 1

@@ -183,7 +183,7 @@ def test_threads(threads: str | None, state: str, monkeypatch: pytest.MonkeyPatc
     (check,) = doctor._processors()
     assert check.state == state
     assert check.found.startswith(f"{len(os.sched_getaffinity(0))} cores")
-    assert ("--processes 1," in check.advice) == (threads == "64")
+    assert ("--per-device 1," in check.advice) == (threads == "64")
 
 
 @pytest.mark.skipif(kernels.compiled() is None, reason="there is no C compiler")

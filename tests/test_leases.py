@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 import sqlalchemy as sa
 import torch
 
+from robustlr import signals as signals_module
 from robustlr.errors import StorageError
-from robustlr.signals import Signals, StopRequested
+from robustlr.signals import Lost, Signals, StopRequested
 from robustlr.status import Progress
 from robustlr.storage import Storage
 from robustlr.tables import LEASES
 from robustlr.task import CHECKPOINT
-from robustlr.worker import Lost, Reporter
+from robustlr.worker import Reporter
 from tests.chaos.faults import Server
 from tests.helpers import ROOT, study_from, wait_for
 
@@ -227,17 +229,18 @@ def test_a_worker_that_lost_its_trial_stops_it(
 def test_training_goes_on_while_the_database_is_away(
     tmp_path: Path, launched: Callable[..., Any], own_postgresql: Server
 ) -> None:
-    """Its result is stored when the server is back: the trial runs once."""
+    """Results are stored when the server is back, and nobody takes the other launcher's trial."""
     with Storage(own_postgresql.url, create=True) as storage:
         _create(storage, tmp_path, "slow")
-        launcher = launched(own_postgresql.url, "--per-device", "2")
+        options = ("--per-device", "1")
+        lease = {"ROBUSTLR_LEASE_SECONDS": "4"}
+        launchers = [launched(own_postgresql.url, *options, **lease) for _ in range(2)]
         wait_for(lambda: storage.progress("test").running == 2)
-        storage.disconnect()
         own_postgresql.crash()
-        time.sleep(12)  # by now both trials have ended
-        assert launcher.poll() is None
+        time.sleep(12)  # three leases
+        assert [launcher.poll() for launcher in launchers] == [None, None]
         own_postgresql.start()
-        assert launcher.wait(120) == 0
+        assert [launcher.wait(120) for launcher in launchers] == [0, 0]
         assert storage.progress("test") == Progress(0, 0, 2, 0, 0)
         with storage.transaction() as connection:
             lost = sa.text("SELECT count(*) FROM trial_user_attributes WHERE key = 'lost'")
@@ -293,20 +296,27 @@ def test_values_are_kept_until_the_database_takes_them(
         report(5, 0.1)
 
 
-def test_a_request_waits_for_the_end_of_a_transaction() -> None:
+def test_a_request_waits_for_training_to_save_and_for_transactions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signals_module, "GRACE_SECONDS", 0.3)
     signals, seen = Signals(), []
 
     def train() -> None:
         with signals.interruptible():
-            with signals.interruptible(False):
+            with suppress(StorageError), signals.interruptible(False):
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.05)
-                seen.append("the end")
+                seen.append("in a transaction")
+            seen.append("time to save")
+            with suppress(StorageError), signals.interruptible(False):
+                time.sleep(0.6)
+                seen.append("in another, which fails")
+                raise StorageError("away")
             seen.append("not here")
 
     with pytest.raises(StopRequested):
         train()
-    assert seen == ["the end"]
+    assert seen == ["in a transaction", "time to save", "in another, which fails"]
     Signals()
 
 

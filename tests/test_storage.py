@@ -12,7 +12,7 @@ from robustlr import claims, tidy
 from robustlr.claims import worker_name
 from robustlr.errors import UserError
 from robustlr.status import Progress
-from robustlr.storage import Storage
+from robustlr.storage import Claim, Storage
 from robustlr.study import Study, load_study
 from robustlr.tables import CELL_ATTRIBUTES, LEASES
 from robustlr.task import COLUMNS, Outcome
@@ -78,8 +78,8 @@ def test_several_processes_can_create_the_same_study_in_an_empty_database(
 
 def test_a_claim_holds_the_planned_trial(storage: Storage, study: Study) -> None:
     storage.create_study(study)
-    claims = []
-    while (claim := storage.claim(study.name, "me:1:cpu:0")) is not None:
+    claims: list[Claim] = []
+    while (claim := storage.claim(study.name, f"me:{len(claims)}:cpu:0")) is not None:
         claims.append(claim)
     planned = [
         (cell.name, cell.config(trial.point or {}, trial.seed))
@@ -209,26 +209,22 @@ def test_a_renewed_lease_holds(storage: Storage, study: Study) -> None:
     assert (left.host, left.process, left.device) == ("kept", 1, "cpu")
 
 
-def test_a_trial_fails_when_its_workers_have_died_too_often(
-    storage: Storage, study: Study, tmp_path: Path
-) -> None:
-    log = tmp_path / "worker.log"
-    log.write_text("a first line\nSegmentation fault\n")
+def test_a_trial_fails_when_its_workers_have_died_too_often(storage: Storage, study: Study) -> None:
     storage.create_study(study)
     total = storage.progress(study.name).total
-    first = storage.claim(study.name, "a:1:cpu:0", str(log))
+    first = storage.claim(study.name, "a:1:cpu:0")
     assert first is not None
     storage.give_back(first)  # which counts for nothing
     for death in range(1, claims.RETRIES + 2):
-        claim = storage.claim(study.name, f"a:{death}:cpu:0", str(log))
+        claim = storage.claim(study.name, f"a:{death}:cpu:0")
         assert claim is not None
         assert claim.trial_id == first.trial_id
         assert storage.progress(study.name).failed == 0
-        assert storage.release(claim.worker, "it died by SIGSEGV") == 1
+        assert storage.release(claim.worker, "it died by SIGSEGV; the end of its log:\nboom") == 1
     assert storage.progress(study.name) == Progress(total - 1, 0, 0, 1, 0)
     (reason,) = storage.failures(study.name)
     assert reason.startswith("its worker died 4 times, last a:4:cpu:0: it died by SIGSEGV")
-    assert reason.endswith("Segmentation fault")
+    assert reason.endswith("boom")
     assert storage.requeue_failed(study.name) == 1
     again = storage.claim(study.name, "b:1:cpu:0")
     assert again is not None
@@ -241,8 +237,8 @@ def test_a_worker_whose_claim_got_no_answer_gives_back_what_it_does_not_know_of(
 ) -> None:
     storage.create_study(study)
     unknown = storage.claim(study.name, "a:1:cpu:0")
-    assert storage.release("a:1:cpu:0") == 1
     assert storage.claim(study.name, "a:1:cpu:0") == unknown
+    assert storage.progress(study.name).running == 1
 
 
 def test_tpe_chooses_on_the_claim_and_stays_in_the_space(storage: Storage, tmp_path: Path) -> None:
@@ -270,7 +266,7 @@ def test_a_point_that_tpe_chose_before_a_crash_is_kept(storage: Storage, tmp_pat
         'design = "tpe"\npoints = 1\nseeds = 1\n[optimizers.sgd]\nlr = { log = [0.1, 1.0] }\n',
     )
     storage.create_study(study)
-    storage.claim(study.name, "me:1:cpu:0")
+    storage.claim(study.name, "another:1:cpu:0")
     chosen = storage.claim(study.name, "me:1:cpu:0")
     assert chosen is not None
     storage.give_back(chosen)
@@ -318,7 +314,7 @@ def test_trials_that_end_while_the_table_is_read_are_left_out(
     storage: Storage, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.create_study(study)
-    claims = [storage.claim(study.name, "me:1:cpu:0") for _ in range(2)]
+    claims = [storage.claim(study.name, f"me:{number}:cpu:0") for number in range(2)]
     assert claims[0] is not None
     storage.complete(claims[0], Outcome(value=0.5), {"seconds": 0.0})
     read = tidy._add_attributes

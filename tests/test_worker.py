@@ -281,7 +281,10 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {slots("cpu", n)[0].environment["OMP_NUM_THREADS"] for n in (1, 2, 4)} == {"1"}
     with pytest.raises(UserError, match=r"--devices 99: (torch sees no GPU|there is no GPU)"):
         slots("99")
-    with pytest.raises(UserError, match=r"--memory-fraction 0.5 is for GPUs"):
+    for wrong in ("", "gpu", "0,"):
+        with pytest.raises(UserError, match="or GPU numbers as in"):
+            slots(wrong)
+    with pytest.raises(UserError, match="--memory-fraction is for GPUs"):
         slots("cpu", 2, 0.5)
 
 
@@ -314,5 +317,5 @@ def test_workers_that_share_a_gpu_share_its_memory_and_the_cores(
     assert [slot.name for slot in shared] == ["gpu0", "gpu1", "gpu0", "gpu1"]
     assert {slot.environment["ROBUSTLR_MEMORY_FRACTION"] for slot in shared} == {"0.45"}
     assert {slot.environment["OMP_NUM_THREADS"] for slot in shared} == {"4"}
-    with pytest.raises(UserError, match="from 0 to 1"):
+    with pytest.raises(UserError, match="at most 1"):
         slots("all", 2, 1.5)

@@ -53,7 +53,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     robustlr = str(Path(sys.executable).with_name("robustlr"))
     subprocess.run(
-        [robustlr, "run", "pictures.toml", "--processes", "1"],
+        [robustlr, "run", "pictures.toml", "--per-device", "1"],
         cwd=folder,
         env=environment,
         check=True,
