@@ -136,7 +136,7 @@ def test_a_place_that_does_not_work_costs_only_the_copy(
     with suppress(StopRequested), Copies(store(None), tmp_path, "test/0"):  # type: ignore[arg-type]
         raise StopRequested
     said = capfd.readouterr().err
-    assert "cannot be read, and is left as it is" in said
+    assert "cannot be copied" in said
     assert "NoSuchBucket" in said or "does not exist" in said
 
 
@@ -155,15 +155,17 @@ def test_whichever_is_further_is_taken_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "database")
+    folder = tmp_path / "trial"
+    folder.mkdir()
     if here is not None:
-        (tmp_path / CHECKPOINT).write_bytes(_checkpoint(here))
+        (folder / CHECKPOINT).write_bytes(_checkpoint(here))
     if there is not None:
         storage.write_file(f"test/0/{CHECKPOINT}", _checkpoint(there))
-    with suppress(StopRequested), Copies(store(storage), tmp_path, "test/0"):
+    with suppress(StopRequested), Copies(store(storage), folder, "test/0"):
         raise StopRequested
     stored = storage.read_file(f"test/0/{CHECKPOINT}")
-    assert stored == (tmp_path / CHECKPOINT).read_bytes() == _checkpoint(7)
-    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+    assert stored == (folder / CHECKPOINT).read_bytes() == _checkpoint(7)
+    assert [file.name for file in folder.iterdir()] == [CHECKPOINT]
 
 
 @pytest.mark.parametrize("ends", [Lost, None])
