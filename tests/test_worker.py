@@ -62,7 +62,7 @@ def _start(url: str, name: str = "test") -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("_repeat", range(10))
+@pytest.mark.parametrize("_repeat", range(3))
 def test_eight_workers_run_two_hundred_trials_exactly_once(
     _repeat: int, url: str, storage: Storage, tmp_path: Path, run_log: Path
 ) -> None:
