@@ -432,8 +432,8 @@ def test_tables_of_another_optuna_are_a_problem(storage: Storage, url: str) -> N
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v1.3.0.a'")
     check = _by_name(database_checks(url))["schema"]
     assert check.state == "problem"
-    assert "Optuna's tables v1.3.0.a" in check.found
-    assert "optuna storage upgrade" in check.advice
+    assert "Optuna's v1.3.0.a" in check.found
+    assert "robustlr storage upgrade" in check.advice
 
 
 def test_network_file_systems_are_a_problem(tmp_path: Path) -> None:
