@@ -4,10 +4,17 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from robustlr.actions import (
+    check_finished,
+    create_study,
+    run_trials,
+    submit_jobs,
+    write_report_of,
+)
 from robustlr.errors import UserError, extra, unknown
 from robustlr.options import (
     DEFAULT_URL,
@@ -26,9 +33,6 @@ from robustlr.options import (
     print_rows,
     warn_unless_loopback,
 )
-
-if TYPE_CHECKING:
-    from robustlr.study import Study
 
 app = typer.Typer(
     help="Measure what an optimizer costs to tune: studies, workers, reports.",
@@ -61,16 +65,16 @@ def run(
     memory_fraction: MemoryFraction = None,
 ) -> None:
     """Create a study, run it on this machine and write its report."""
-    found = _create(study, scale, storage)
-    _work(found.name, storage, devices, per_device, memory_fraction)
-    _report(found.name, storage, out, [])
-    _check_finished(found.name, storage)
+    found = create_study(study, scale, storage)
+    run_trials(found.name, storage, devices, per_device, memory_fraction)
+    write_report_of(found.name, storage, out, [])
+    check_finished(found.name, storage)
 
 
 @study_app.command()
 def create(study: Source, scale: AtScale = None, storage: Url = DEFAULT_URL) -> None:
     """Store a study and queue all its trials; doing it twice is harmless."""
-    _create(study, scale, storage)
+    create_study(study, scale, storage)
 
 
 @study_app.command("list")
@@ -182,12 +186,12 @@ def worker(
     }
     given = {option: value for option, value in options.items() if value}
     if engine is Engine.SLURM:
-        _submit(name, storage, given, (devices, per_device, memory_fraction))
+        submit_jobs(name, storage, given, (devices, per_device, memory_fraction))
         return
     if given:
         raise UserError(f"--{next(iter(given))} is for jobs on a cluster: add --engine slurm")
-    _work(name, storage, devices, per_device, memory_fraction)
-    _check_finished(name, storage)
+    run_trials(name, storage, devices, per_device, memory_fraction)
+    check_finished(name, storage)
 
 
 @app.command()
@@ -218,7 +222,7 @@ def report(
     only: Only = None,
 ) -> None:
     """Write a study's tables, pictures and HTML report."""
-    _report(name, storage, out, only or [])
+    write_report_of(name, storage, out, only or [])
 
 
 @app.command()
@@ -322,89 +326,6 @@ def doctor(storage: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         print(json.dumps([vars(check) for check in found]))
     if any(check.state == "problem" for check in found):
         raise typer.Exit(1)
-
-
-def _create(source: str, scale: str | None, url: str) -> "Study":
-    from robustlr.study import load_study
-
-    study = load_study(source, scale)
-    database = open_database(url, create=True)
-    new = database.create_study(study)
-    total = database.progress(study.name).total
-    print(f"{study.name}: {total} trials {'queued' if new else 'are in the database already'}")
-    if not new and database.load_study(study.name).findings != study.findings:
-        print("its findings stay those that it was created with")
-    return study
-
-
-def _work(
-    name: str,
-    url: str,
-    devices: str | None,
-    per_device: int | None,
-    memory_fraction: float | None,
-) -> None:
-    """Run the study's trials, those that failed before too; say why some failed."""
-    from robustlr.copies import store
-    from robustlr.devices import slots
-    from robustlr.display import ProgressDisplay
-    from robustlr.launch import launch
-
-    database = open_database(url)
-    database.load_study(name)
-    where = slots(devices, per_device, memory_fraction)
-    store(database)
-    if not database.progress(name).running:  # a machine that joins others would repeat what fails
-        database.requeue_failed(name)
-    try:
-        with ProgressDisplay() as display:
-            launch(database, url, name, where, display)
-    except KeyboardInterrupt:
-        print("robustlr: stopped; running trials are back in the queue", file=sys.stderr)
-        raise typer.Exit(130) from None
-    for reason, count in database.failures(name).items():
-        print(f"robustlr: {count} failed: {reason}", file=sys.stderr)
-
-
-def _submit(
-    name: str,
-    url: str,
-    given: dict[str, Any],
-    where: tuple[str | None, int | None, float | None],
-) -> None:
-    """Submit jobs that run the study's trials; say how to watch them."""
-    from robustlr.slurm import Allocation, log_folder, submit
-
-    workers = given.pop("workers", 1)
-    allocation = Allocation(**given)
-    job = submit(name, url, allocation, workers, *where)
-    if job is None:
-        print(f"{name}: no trial waits, so nothing was submitted")
-        return
-    print(f"{name}: Slurm's job {job}; its logs are in {log_folder(name)}")
-    print(f"watch it: robustlr status {name} --watch, or squeue --job {job}")
-
-
-def _check_finished(name: str, url: str) -> None:
-    """Refuse to call a study finished that has failed or waiting trials."""
-    progress = open_database(url).progress(name)
-    if progress.failed or progress.waiting:
-        raise UserError(
-            f'study "{name}" is not finished: {progress.failed} trials failed and '
-            f"{progress.waiting} wait; mend the cause and run them: robustlr worker {name}"
-        )
-    if progress.running:
-        print(f"{progress.running} trials run elsewhere: robustlr status {name} --watch")
-
-
-def _report(name: str, url: str, out: Path | None, only: list[str]) -> None:
-    from robustlr.report import write_report
-
-    database = open_database(url)
-    study, progress = database.load_study(name), database.progress(name)
-    folder = out or Path("report", name)
-    page = write_report(database.trials(name), folder, study=study, progress=progress, only=only)
-    print(f"report: {page}")
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 from robustlr.errors import UserError, extra, say
@@ -118,12 +117,7 @@ class Copies:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._thread.is_alive():
             # A run that has ended needs no copy, and one that is another's must not leave one.
             self._is_needed = kind is not None and kind is not Lost

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -18,7 +17,6 @@ from robustlr.status import Progress, Status
 LIVE_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
 """How often progress is shown, and asked of the database: by each of many machines, perhaps."""
-
 
 WATCH_SECONDS = 2.0
 
@@ -50,12 +48,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
         else:
