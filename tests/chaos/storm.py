@@ -190,14 +190,14 @@ class Storm:
 
 
 def undisturbed(folder: Path, study: Study) -> pd.DataFrame:
-    """Return the study's table from two workers that nothing happens to."""
+    """Return the study's table from four workers that nothing happens to."""
     url = f"sqlite:///{folder}/undisturbed.db"
     with Storage(url, create=True) as storage:
         storage.create_study(study)
         command = [sys.executable, "-m", "robustlr", "worker", "chaos", "--devices", "cpu"]
         environment = {"ROBUSTLR_STORAGE": url, "ROBUSTLR_FOLDER": str(folder / "undisturbed")}
         done = subprocess.run(
-            [*command, "--per-device", "2"],
+            [*command, "--per-device", "4"],
             env={**os.environ, **environment},
             cwd=ROOT,
             capture_output=True,
