@@ -33,6 +33,7 @@ def run_trials(
     devices: str | None,
     per_device: int | None,
     memory_fraction: float | None,
+    fuse: str | None,
 ) -> None:
     """Run the study's trials, those that failed before too; say why some failed."""
     from robustlr.copies import store
@@ -42,7 +43,7 @@ def run_trials(
 
     database = open_database(url)
     database.load_study(name)
-    where = slots(devices, per_device, memory_fraction)
+    where = slots(devices, per_device, memory_fraction, fuse)
     store(database)
     if not database.progress(name).running:  # a machine that joins others would repeat what fails
         database.requeue_failed(name)
@@ -60,7 +61,7 @@ def submit_jobs(
     name: str,
     url: str,
     given: dict[str, Any],
-    where: tuple[str | None, int | None, float | None],
+    where: tuple[str | None, int | None, float | None, str | None],
 ) -> None:
     """Submit jobs that run the study's trials; say how to watch them."""
     from robustlr.slurm import Allocation, log_folder, submit

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from robustlr.errors import say, seconds
 from robustlr.scale import Scale
@@ -25,6 +26,10 @@ from robustlr.task import CHECKPOINT, Config, Report
 
 SECONDS = seconds("ROBUSTLR_SAVE_SECONDS", 60)
 """How often a run is saved: what a killed run loses at most."""
+
+
+FORMAT = 2
+"""Of what is saved: raised by a change of a run's parts."""
 
 
 class Stateful(Protocol):
@@ -56,8 +61,9 @@ class Run:
         parts: Sequence[Stateful],
         noise: torch.Generator,
     ) -> None:
-        self.folder = folder
-        versions = [version("robustlr"), torch.__version__]  # others may compute other bits
+        self.config, self.folder = config, folder
+        # Others may compute other bits.
+        versions = [FORMAT, version("robustlr"), torch.__version__]
         identity = [asdict(config), asdict(scale), noise.device.type, versions]
         self._identity = json.dumps(identity, sort_keys=True)
         self._send = report
@@ -171,5 +177,6 @@ class Run:
 def _save(state: Mapping[str, Any], path: Path) -> None:
     """Write a state by Python's own file: torch's writer hides why it failed."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    # Of trials that train together each saves its own part of a tensor, and not the whole.
+    torch.save(tree_map_only(torch.Tensor, torch.clone, state), buffer)
     path.write_bytes(buffer.getbuffer())

@@ -4,6 +4,7 @@ A running trial has a lease. Whoever ends the trial deletes it, so of two that t
 to delete. A worker that has died renews no lease: once it has expired, the trial waits again.
 """
 
+import json
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -71,17 +72,27 @@ def start_time() -> str:
     return datetime.now(UTC).replace(tzinfo=None).isoformat()
 
 
-def take(connection: sa.Connection, name: str, worker: str) -> int | None:
+def take(
+    connection: sa.Connection, name: str, worker: str, beside: int | None = None
+) -> int | None:
     """Turn the study's next waiting trial into ``worker``'s running one; None if nothing waits.
 
-    What the worker holds already it does not know of, as the answer to its claim was lost: that is
-    given back first.
+    ``beside`` a trial that the worker runs, it is one of the same cell, of the same seed if there is
+    one. Else what the worker holds already it does not know of, as the answer to its claim was lost:
+    that is given back first.
     """
-    release(connection, worker, None)
+    waiting = sa.select(TRIALS.c.trial_id).where(TRIALS.c.state == TrialState.WAITING)
+    if beside is None:
+        release(connection, worker, None)
+        waiting = waiting.where(TRIALS.c.study_id.in_(cells_of(name)))
+    else:
+        other = TRIALS.alias()
+        cell = sa.select(other.c.study_id).where(other.c.trial_id == beside)
+        waiting = waiting.where(TRIALS.c.study_id == cell.scalar_subquery())
+        seed = read_attributes(connection, beside)["seed"]
+        waiting = waiting.order_by(_seed_of(TRIALS.c.trial_id) != json.dumps(seed))
     next_waiting = (
-        sa.select(TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id.in_(cells_of(name)), TRIALS.c.state == TrialState.WAITING)
-        .order_by(TRIALS.c.trial_id)
+        waiting.order_by(TRIALS.c.trial_id)
         .limit(1)
         .with_for_update(skip_locked=True)  # PostgreSQL: look past trials being claimed
     )
@@ -97,6 +108,13 @@ def take(connection: sa.Connection, name: str, worker: str) -> int | None:
         lease = {"trial_id": trial_id, "worker": worker}
         connection.execute(sa.insert(LEASES).values(**lease, expires=clock() + LEASE_SECONDS))
     return trial_id
+
+
+def _seed_of(trial_id: sa.ColumnElement[int]) -> sa.ScalarSelect[Any]:
+    query = sa.select(ATTRIBUTES.c.value_json)
+    return query.where(
+        ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == "seed"
+    ).scalar_subquery()
 
 
 def renew(connection: sa.Connection, workers: Iterable[str]) -> None:

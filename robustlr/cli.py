@@ -22,6 +22,7 @@ from robustlr.options import (
     AsJson,
     AtScale,
     Devices,
+    Fuse,
     Host,
     MemoryFraction,
     Name,
@@ -63,10 +64,11 @@ def run(
     devices: Devices = None,
     per_device: PerDevice = None,
     memory_fraction: MemoryFraction = None,
+    fuse: Fuse = None,
 ) -> None:
     """Create a study, run it on this machine and write its report."""
     found = create_study(study, scale, storage)
-    run_trials(found.name, storage, devices, per_device, memory_fraction)
+    run_trials(found.name, storage, devices, per_device, memory_fraction, fuse)
     write_report_of(found.name, storage, out, [])
     check_finished(found.name, storage)
 
@@ -153,6 +155,7 @@ def worker(
     devices: Devices = None,
     per_device: PerDevice = None,
     memory_fraction: MemoryFraction = None,
+    fuse: Fuse = None,
     engine: Annotated[
         Engine, typer.Option(help="Run here, or submit jobs to a Slurm cluster.")
     ] = Engine.LOCAL,
@@ -186,11 +189,11 @@ def worker(
     }
     given = {option: value for option, value in options.items() if value}
     if engine is Engine.SLURM:
-        submit_jobs(name, storage, given, (devices, per_device, memory_fraction))
+        submit_jobs(name, storage, given, (devices, per_device, memory_fraction, fuse))
         return
     if given:
         raise UserError(f"--{next(iter(given))} is for jobs on a cluster: add --engine slurm")
-    run_trials(name, storage, devices, per_device, memory_fraction)
+    run_trials(name, storage, devices, per_device, memory_fraction, fuse)
     check_finished(name, storage)
 
 
@@ -282,6 +285,7 @@ def tasks(as_json: AsJson = False) -> None:
                 "direction": task.direction,
                 "worst": task.worst,
                 "scales": ", ".join(task.scales),
+                "fuses": task.fuses,
                 "conditions": ", ".join(task.condition_names),
                 "summary": task.summary,
             }

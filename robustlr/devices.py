@@ -24,30 +24,34 @@ def slots(
     devices: str | None = None,
     per_device: int | None = None,
     memory_fraction: float | None = None,
+    fuse: str | None = None,
 ) -> list[Slot]:
     """Return the slots for ``devices``: "all" GPUs, "cpu", or GPU numbers as in "0,2".
 
     Without it they are all GPUs, or the CPU where there is none. A GPU gets one worker and the CPU
     one a core, or each ``per_device``. ``memory_fraction`` is what each worker may take of a GPU's
-    memory.
+    memory, and ``fuse`` how many trials it trains as one program: a number, or "auto".
 
     Raises:
-        UserError: there is no such device, or no such memory.
+        UserError: there is no such device, no such memory, or no such number.
     """
     gpus = [] if devices == "cpu" else _gpus(devices)
     if memory_fraction is not None and not 0 < memory_fraction <= 1:
         raise UserError(f"--memory-fraction {memory_fraction:g}: it is above 0 and at most 1")
     if memory_fraction is not None and not gpus:
         raise UserError("--memory-fraction is for GPUs, and these workers have none")
+    if fuse is not None and fuse != "auto" and not (fuse.isdecimal() and int(fuse) > 1):
+        raise UserError(f'--fuse {fuse}: write "auto", or how many trials train together, above 1')
+    fused = {} if fuse is None else {"ROBUSTLR_FUSE": fuse}
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     if not gpus:
         # One thread whatever the number of workers: a sum's bits depend on how many threads share it.
-        environment = {"CUDA_VISIBLE_DEVICES": "", "ROBUSTLR_SLOT": "cpu", **_threads(1)}
+        environment = {"CUDA_VISIBLE_DEVICES": "", "ROBUSTLR_SLOT": "cpu", **_threads(1), **fused}
         return [Slot("cpu", environment)] * (per_device or cores)
     number = len(gpus) * (per_device or 1)
-    shared = _threads(max(1, cores // number))
+    shared = {**_threads(max(1, cores // number)), **fused}
     if memory_fraction is not None:
         shared["ROBUSTLR_MEMORY_FRACTION"] = str(memory_fraction)
     return [

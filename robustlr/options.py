@@ -35,6 +35,14 @@ PerDevice = Annotated[
 MemoryFraction = Annotated[
     float | None, typer.Option(help="What a worker may take of its GPU's memory, as in 0.45.")
 ]
+Fuse = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ROBUSTLR_FUSE",
+        metavar="K|auto",
+        help="Train up to K trials of a cell as one program in each worker; auto: where it is faster.",
+    ),
+]
 Only = Annotated[list[str] | None, typer.Option(help="An analysis to write; may be repeated.")]
 Host = Annotated[
     str, typer.Option(help="Address to listen on; all but this machine's own are public.")

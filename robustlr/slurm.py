@@ -43,6 +43,7 @@ class Job:
     devices: str
     per_device: int | None
     memory_fraction: float | None
+    fuse: str | None
 
     def __call__(self) -> None:
         """Run workers until nothing waits; stop them and queue the job again before its limit."""
@@ -117,6 +118,7 @@ def submit(
     devices: str | None = None,
     per_device: int | None = None,
     memory_fraction: float | None = None,
+    fuse: str | None = None,
 ) -> str | None:
     """Submit an array of ``workers`` jobs for the study in the database ``url``.
 
@@ -139,7 +141,7 @@ def submit(
     devices = devices or ("all" if allocation.gpus else "cpu")
     if devices == "cpu":
         per_device = per_device or allocation.cpus or 1
-    jobs = [Job(name, devices, per_device, memory_fraction)] * workers
+    jobs = [Job(name, devices, per_device, memory_fraction, fuse)] * workers
     executor.update_parameters(
         job_name=f"robustlr-{name}", array_parallelism=workers, **allocation.parameters()
     )
@@ -182,6 +184,6 @@ def _work_here(job: Job) -> None:
     url = os.environ.get("ROBUSTLR_STORAGE")
     if url is None:
         raise UserError("ROBUSTLR_STORAGE is not set: let sbatch export the environment to the job")
-    where = slots(job.devices, job.per_device, job.memory_fraction)
+    where = slots(job.devices, job.per_device, job.memory_fraction, job.fuse)
     with open_storage(url) as storage, ProgressDisplay() as display:
         launch(storage, url, job.name, where, display)

@@ -244,14 +244,15 @@ class Storage(Database):
 
     # Trials
 
-    def claim(self, name: str, worker: str) -> Claim | None:
+    def claim(self, name: str, worker: str, beside: int | None = None) -> Claim | None:
         """Take the study's next waiting trial for ``worker``, or return None if nothing waits.
 
         One UPDATE turns the trial from waiting to running, so no two workers get the same one. Its
-        lease must be renewed.
+        lease must be renewed. ``beside`` the id of a trial that the worker runs, it is one of that
+        trial's cell.
         """
         with self.transaction() as connection:
-            trial_id = claims.take(connection, name, worker)
+            trial_id = claims.take(connection, name, worker, beside)
             if trial_id is None:
                 return None
             cell, number, description = describe_cell(connection, trial_id)

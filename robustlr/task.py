@@ -7,7 +7,7 @@ named ``package.module:object`` in a study file.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -129,6 +129,11 @@ class Task(ABC):
     conditions: tuple[str, ...] = CONDITIONS
     fixed: tuple[str, ...] = ()
     data_name: Callable[[Scale], str] = attrgetter("data")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether trials can be trained as one program: see ``fused.py``."""
+        return False
 
     @abstractmethod
     def run(
@@ -265,6 +270,11 @@ class SupervisedTask(Task):
     samples: Callable[["torch.nn.Module", Any], str] | None = None
     loss_bound: Callable[[Scale], float]
 
+    @property
+    def fuses(self) -> bool:
+        """Whether trials can be trained as one program, if a scale's model and data allow it."""
+        return True
+
     def run(
         self, config: Config, report: Report, device: str = "cpu", folder: Path | None = None
     ) -> Outcome:
@@ -333,6 +343,14 @@ class GroupedPart(Part, Protocol):
 
     def groups(self, batch_size: int, seed: int) -> "list[torch.Tensor]":
         """Return the examples of each batch of an epoch; ``seed`` draws them, but not their number."""
+
+
+@runtime_checkable
+class StackedPart(Part, Protocol):
+    """A part that can put batches of several trials side by side although they differ in size."""
+
+    def stacked(self, batches: "Sequence[Batch]") -> "Batch":
+        """Return the batches stacked and padded so that no trial's loss changes."""
 
 
 AnyPart = TypeVar("AnyPart", bound=Part, covariant=True)

@@ -1,10 +1,9 @@
 """The one training loop of supervised tasks."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.random import SeedSequence
 from torch import Tensor
 
 from robustlr.checkpoint import Run
+from robustlr.dropout import Keys
 from robustlr.optim.layers import gain_penalty
 from robustlr.scale import Scale
 from robustlr.task import (
@@ -23,11 +23,108 @@ from robustlr.task import (
     Part,
     Report,
     Seeds,
+    Splits,
     SupervisedTask,
 )
 
 COMPILE_STEPS = 2000
 """From this many steps on a GPU the time that compiling takes is won back."""
+
+
+class Training:
+    """One run of a supervised task: its parts, and what is done around its steps.
+
+    A loop takes each of ``batches``, steps, adds its loss to ``losses`` and calls ``settle``; then
+    ``outcome`` is what the run gives back. ``data`` is the task's, where it is loaded already.
+    """
+
+    def __init__(
+        self,
+        task: SupervisedTask,
+        config: Config,
+        report: Report,
+        device: str,
+        folder: Path | None,
+        data: Splits[Any] | None = None,
+    ) -> None:
+        self.seeds = Seeds.of(config.seed)
+        self.task, scale = task.at(config.scale), task.scale_of(config)
+        self.data = data or task.data(scale, device)
+        self.scale = scale.sized(steps_an_epoch(self.data.train, scale))
+        self._tuned_on = getattr(self.data, scale.part)
+        self._interval = math.ceil(self.scale.steps / scale.evaluations)
+        torch.manual_seed(self.seeds.initialisation)
+        self.model = place(self.task.model(self.scale), device)
+        # Before the optimizer is made: Nero and the rotational variants change weights at construction.
+        self._initial = self._evaluate(self._tuned_on)
+        self.gradient_clip = config.hyperparameters.get("gradient_clip", scale.gradient_clip)
+        self.optimizer = config.build_optimizer(self.model, scale.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        self.losses = Losses(device)
+        self.keys = Keys(self.model, device)
+        torch.manual_seed(self.seeds.noise)
+        self.noise = torch.Generator(device).manual_seed(self.seeds.noise)
+        parts = (self.model, self.optimizer, self.losses)
+        self.run = Run(config, self.scale, report, folder, parts, self.noise)
+        self.step = self.run.resume()
+        self.model.train()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of the steps that are left, augmented."""
+        for batch in batches(self.data.train, self.scale, self.seeds.order, self.step):
+            yield self.augmented(batch)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Return a training batch as the task changes it."""
+        if self.task.augment is None:
+            return batch
+        return self.task.augment(batch, self.scale, self.noise)
+
+    def begin_step(self) -> None:
+        """Set what changes from step to step: learning rates and the keys of dropout."""
+        factor = self.scale.lr_factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.keys.set(self.seeds.noise, self.step)
+
+    def settle(self) -> Outcome | None:
+        """Count a step; evaluate, report and save where that is due; return the outcome if it diverged.
+
+        Raises:
+            StopRequested: the process shall stop.
+        """
+        self.step += 1
+        step, scale = self.step, self.scale
+        if step % self._interval == 0 or step == scale.steps:
+            bound = self.task.loss_bound(scale) if step == scale.steps else None
+            if self.losses.diverged(bound):
+                self.run.report(step, self.task.worst)
+                return self.task.diverged(initial=self._initial, steps=step)
+            self.run.report(step, self.task.capped(self._evaluate(self._tuned_on)))
+        self.run.save_if_due(step)
+        return None
+
+    def outcome(self) -> Outcome:
+        """Return the outcome of a run whose steps are done."""
+        test_value = self.task.capped(self._evaluate(self.data.test))
+        if self.task.samples is not None:
+            self.run.write("samples.txt", self._write_samples)
+        return Outcome(
+            value=self.run.last,
+            initial=self._initial,
+            test_value=test_value,
+            steps=self.scale.steps,
+        )
+
+    def _evaluate(self, part: Part) -> float:
+        with _evaluating(self.model):
+            return self.task.evaluate(self.model, part, self.scale)
+
+    def _write_samples(self, file: Path) -> None:
+        assert self.task.samples is not None
+        with _evaluating(self.model):
+            file.write_text(self.task.samples(self.model, self.data.test), encoding="utf-8")
 
 
 def train(
@@ -43,40 +140,15 @@ def train(
     and goes on from the checkpoint in ``folder``. On a GPU the forward pass runs in bfloat16, and
     nothing is read back from the device between evaluations.
     """
-    seeds = Seeds.of(config.seed)
-    task, scale = task.at(config.scale), task.scale_of(config)
-    data = task.data(scale, device)
-    scale = scale.sized(steps_an_epoch(data.train, scale))
-    tuned_on = getattr(data, scale.part)
-    torch.manual_seed(seeds.initialisation)
-    model = place(task.model(scale), device)
-    # Before the optimizer is made: Nero and the rotational variants change weights at construction.
-    initial = _evaluate(task, model, tuned_on, scale)
-    optimizer = config.build_optimizer(model, scale.gradient_clip)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale.lr_factor)
-    losses = Losses(device)
-    torch.manual_seed(seeds.noise)
-    noise = torch.Generator(device).manual_seed(seeds.noise)
-    run = Run(config, scale, report, folder, (model, optimizer, schedule, losses), noise)
-    first = run.resume()
-    forward = compiled(model, device, scale.steps)
-    interval = math.ceil(scale.steps / scale.evaluations)
-    model.train()
-    for step, batch in enumerate(batches(data.train, scale, seeds.order, first), start=first + 1):
-        if task.augment is not None:
-            batch = task.augment(batch, scale, noise)
-        losses.add(take_step(task, forward, optimizer, batch, scale))
-        schedule.step()
-        if step % interval == 0 or step == scale.steps:
-            if losses.diverged(task.loss_bound(scale) if step == scale.steps else None):
-                run.report(step, task.worst)
-                return task.diverged(initial=initial, steps=step)
-            run.report(step, task.capped(_evaluate(task, model, tuned_on, scale)))
-        run.save_if_due(step)
-    test_value = task.capped(_evaluate(task, model, data.test, scale))
-    if task.samples is not None:
-        run.write("samples.txt", partial(_write_samples, task, model, data.test))
-    return Outcome(value=run.last, initial=initial, test_value=test_value, steps=scale.steps)
+    training = Training(task, config, report, device, folder)
+    forward = compiled(training.model, device, training.scale.steps)
+    for batch in training.batches():
+        training.begin_step()
+        loss = take_step(training.task, forward, training.optimizer, batch, training.scale)
+        training.losses.add(loss)
+        if diverged := training.settle():
+            return diverged
+    return training.outcome()
 
 
 def take_step(
@@ -108,25 +180,47 @@ def _losses(
     inputs, targets = (tensor.chunk(scale.accumulated) for tensor in batch)
     for piece in map(Batch, inputs, targets):
         with autocast(batch.targets.device.type):
-            loss = task.loss(model, piece, scale)
-            if scale.gain_penalty:
-                loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
+            loss = task_loss(task, model, piece, scale)
         yield loss * (len(piece) / len(batch))
 
 
+def task_loss(task: SupervisedTask, model: torch.nn.Module, batch: Batch, scale: Scale) -> Tensor:
+    """Return what a step goes down on: the task's loss, and the pull of gains toward one."""
+    loss = task.loss(model, batch, scale)
+    if scale.gain_penalty:
+        loss = loss + scale.gain_penalty * gain_penalty(model).to(loss.device)
+    return loss
+
+
 class Losses:
-    """Whether the losses so far were finite, and their mean since the last look, on the device."""
+    """Whether the losses so far were finite, and their mean since the last look, on the device.
+
+    Those of trials that train together are views of tensors ``[trials]``: see ``stacked``.
+    """
 
     def __init__(self, device: str) -> None:
         self._finite = torch.tensor(True, device=device)
         self._sum = torch.zeros((), device=device)
         self._count = 0
+        self._each: Sequence[Losses] = [self]
 
     def add(self, loss: Tensor) -> None:
         """Take one step's loss."""
         self._sum += loss
         self._finite &= loss.isfinite()
-        self._count += 1
+        for own in self._each:
+            own._count += 1
+
+    @classmethod
+    def stacked(cls, each: "Sequence[Losses]") -> "Losses":
+        """Return the losses of several trials as one, to which theirs are added together."""
+        stacked = cls(str(each[0]._sum.device))
+        stacked._finite = torch.stack([own._finite for own in each])
+        stacked._sum = torch.stack([own._sum for own in each])
+        stacked._each = each
+        for own, finite, total in zip(each, stacked._finite, stacked._sum, strict=True):
+            own._finite, own._sum = finite, total
+        return stacked
 
     def diverged(self, bound: float | None) -> bool:
         """Return whether a loss was not finite, or their mean is above ``bound``; start a new mean."""
@@ -173,12 +267,12 @@ def batches(data: Part, scale: Scale, seed: int, first: int = 0) -> Iterator[Bat
 
     What must be read from files is read while the step before trains.
     """
-    order = _order(data, scale, seed, first)
+    indices = order(data, scale, seed, first)
     if isinstance(data, Batch):
-        yield from (data.take(index) for index in order)
+        yield from (data.take(index) for index in indices)
         return
     with ThreadPoolExecutor(1) as reader:
-        numbered = enumerate(order, start=first)
+        numbered = enumerate(indices, start=first)
         waiting = [
             reader.submit(data.take, index, _mixed(seed, step))
             for step, index in (next(numbered) for _ in range(min(2, scale.steps - first)))
@@ -198,7 +292,7 @@ def steps_an_epoch(data: Part, scale: Scale) -> float:
     return len(data) / scale.batch_size
 
 
-def _order(data: Part, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
+def order(data: Part, scale: Scale, seed: int, first: int) -> Iterator[Tensor]:
     """Yield the examples of every step after ``first``, ``[batch_size]``, on the data's device.
 
     The examples are shuffled anew for every epoch; a batch can span two, so that each has its full
@@ -239,17 +333,6 @@ def _shuffled(data: Part, seed: int, epoch: int) -> Tensor:
 def _mixed(seed: int, number: int) -> int:
     """Return a seed of its own for each number."""
     return int(SeedSequence((seed, number)).generate_state(1)[0])
-
-
-def _evaluate(task: SupervisedTask, model: torch.nn.Module, part: Part, scale: Scale) -> float:
-    with _evaluating(model):
-        return task.evaluate(model, part, scale)
-
-
-def _write_samples(task: SupervisedTask, model: torch.nn.Module, part: Part, file: Path) -> None:
-    assert task.samples is not None
-    with _evaluating(model):
-        file.write_text(task.samples(model, part), encoding="utf-8")
 
 
 @contextmanager

@@ -4,8 +4,8 @@
 The environment says the rest: ``ROBUSTLR_STORAGE`` the database, ``ROBUSTLR_FOLDER`` where trials keep
 their files, ``ROBUSTLR_SLOT`` the device's name on this machine, ``ROBUSTLR_START``
 what the launcher knows this worker by, ``ROBUSTLR_LIFELINE`` a pipe that ends with the launcher,
-``ROBUSTLR_MEMORY_FRACTION`` the share of a GPU's memory; ``ROBUSTLR_CHECKPOINTS`` is explained in
-``copies.py``.
+``ROBUSTLR_MEMORY_FRACTION`` the share of a GPU's memory, ``ROBUSTLR_FUSE`` how many trials it trains as
+one program; ``ROBUSTLR_CHECKPOINTS`` is explained in ``copies.py``.
 """
 
 import gc
@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from robustlr.claims import worker_name
 from robustlr.copies import Copies, store
@@ -30,6 +30,9 @@ from robustlr.registry import load_task
 from robustlr.signals import Lost, Signals, StopRequested, stopping
 from robustlr.storage import Claim, Storage, open_storage
 from robustlr.task import CHECKPOINT, FunctionTask, Outcome
+
+if TYPE_CHECKING:
+    from robustlr.fusing import Fusing
 
 FLUSH_SECONDS = 5.0
 """Reports are written together: every transaction costs about as much as a short training step."""
@@ -88,29 +91,46 @@ class Reporter:
         self._due = time.monotonic() + FLUSH_SECONDS
 
 
-def work(storage: Storage, name: str, device: str, signals: Signals) -> None:
+def work(
+    storage: Storage, name: str, device: str, signals: Signals, fuse: str | None = None
+) -> None:
     """Run the study's waiting trials on ``device`` until none waits or a request to stop comes.
+
+    ``fuse`` is how many of a cell to train as one program, or "auto".
 
     Raises:
         UnavailableError: this machine lacks what a trial needs; the trial is back in the queue.
     """
     slot = os.environ.get("ROBUSTLR_SLOT", device)
     worker, neighbours = worker_name(slot), Neighbours(slot)
+    together = _together(storage, name, worker, device, signals, fuse)
     with suppress(StopRequested):
         while not stopping():
             with neighbours.together():
                 claim = patiently(signals, partial(storage.claim, name, worker))
                 if claim is None:
                     return
+                if together is not None and together.run(claim):
+                    continue
                 is_done = _run(storage, claim, device, signals)
             if not is_done:
-                _free_memory()
+                free_memory()
                 try:
                     with neighbours.alone():
                         _run(storage, claim, device, signals, is_alone=True)
                 except StopRequested:
-                    _give_back(storage, claim)
+                    give_back(storage, claim)
                     raise
+
+
+def _together(
+    storage: Storage, name: str, worker: str, device: str, signals: Signals, fuse: str | None
+) -> "Fusing | None":
+    if fuse is None:
+        return None
+    from robustlr.fusing import Fusing
+
+    return Fusing(storage, name, worker, device, signals, fuse)
 
 
 def patiently(signals: Signals, attempt: Callable[[], Result]) -> Result:
@@ -135,32 +155,61 @@ def _run(
 ) -> bool:
     """Run a trial; return False if it must be run again, alone on its device."""
     started = time.monotonic()
-    folder = trial_folder(claim)
+    copies = copies_of(storage, claim)
+    result: Outcome | BaseException
     try:
-        with Copies(store(storage), folder, f"{claim.cell}/{claim.number}") as copies:
-            outcome = _train(storage, claim, device, signals)
-        facts = {"seconds": time.monotonic() - started, **provenance(device)}
-        if patiently(signals, partial(storage.complete, claim, outcome, facts)):
-            copies.remove()
-            _clean_up(folder)
-    except Lost:
-        say(f"{claim.cell} {claim.number} belongs to another worker by now; this one stops it")
-    except StopRequested:
-        _give_back(storage, claim)
-        raise
-    except UnavailableError:  # every trial of this task would fail here; another machine may do
-        _give_back(storage, claim)
-        raise
-    except (Exception, SystemExit) as error:  # whatever a task raises costs this trial alone
-        if _is_out_of_memory(error) and not is_alone:
-            say(f"{claim.cell} {claim.number} ran out of memory; it is run again alone: {error}")
-            return False
-        if not _works(device):  # its driver or hardware, not the trial
-            _give_back(storage, claim)
-            raise
-        reason = _reason(error, device)
-        patiently(signals, partial(storage.fail, claim, reason))
+        with copies:
+            result = _train(storage, claim, device, signals)
+    except BaseException as error:
+        result = error
+    if is_out_of_memory(result) and not is_alone:
+        say(f"{claim.cell} {claim.number} ran out of memory; it is run again alone: {result}")
+        return False
+    conclude(storage, claim, device, signals, result, time.monotonic() - started)
+    if isinstance(result, Outcome):
+        copies.remove()
     return True
+
+
+def conclude(
+    storage: Storage,
+    claim: Claim,
+    device: str,
+    signals: Signals,
+    result: Outcome | BaseException,
+    seconds: float,
+) -> None:
+    """Store what a trial gave, or why it gave nothing.
+
+    Raises:
+        BaseException: ``result``, where it is not the trial's fault; the trial is back in the queue.
+        StopRequested: the process shall stop before the database could be told.
+    """
+    if isinstance(result, Outcome):
+        facts = {"seconds": seconds, **provenance(device)}
+        try:
+            if patiently(signals, partial(storage.complete, claim, result, facts)):
+                _clean_up(trial_folder(claim))
+        except StopRequested:
+            give_back(storage, claim)
+            raise
+    elif isinstance(result, Lost):
+        say(f"{claim.cell} {claim.number} belongs to another worker by now; this one stops it")
+    elif (
+        isinstance(result, UnavailableError)  # every trial of this task would fail here
+        or not isinstance(result, Exception | SystemExit)
+        or not _works(device)  # its driver or hardware, not the trial
+    ):
+        give_back(storage, claim)
+        raise result
+    else:  # whatever a task raises costs this trial alone
+        reason = _reason(result, device)
+        patiently(signals, partial(storage.fail, claim, reason))
+
+
+def copies_of(storage: Storage, claim: Claim) -> Copies:
+    """Return what copies a trial's checkpoint, where it shall be."""
+    return Copies(store(storage), trial_folder(claim), f"{claim.cell}/{claim.number}")
 
 
 def _train(storage: Storage, claim: Claim, device: str, signals: Signals) -> Outcome:
@@ -173,7 +222,8 @@ def _train(storage: Storage, claim: Claim, device: str, signals: Signals) -> Out
     return outcome
 
 
-def _give_back(storage: Storage, claim: Claim) -> None:
+def give_back(storage: Storage, claim: Claim) -> None:
+    """Return a trial to the queue."""
     try:
         storage.give_back(claim)
     except StorageError as error:
@@ -187,7 +237,7 @@ def _clean_up(folder: Path) -> None:
         folder.rmdir()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: object) -> bool:
     """Return whether a device's memory or the machine's was too small, in torch's many words."""
     texts = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
@@ -205,7 +255,8 @@ def _works(device: str) -> bool:
         return False
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Hand back what no tensor holds any more."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -221,7 +272,7 @@ def _reason(error: BaseException, device: str) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(place.filename)}:{place.lineno}"
     text = f"{type(error).__name__}: {error} (at {where})"
-    return f"out of memory, also alone on {device}: {text}" if _is_out_of_memory(error) else text
+    return f"out of memory, also alone on {device}: {text}" if is_out_of_memory(error) else text
 
 
 def trials_folder() -> Path:
@@ -258,7 +309,7 @@ def main() -> None:
             # Some seconds, in which no trial should wait; torch's optimizers import the second.
             for module in ("robustlr.training", "torch._dynamo"):
                 import_module(module)
-        work(storage, name, device, signals)
+        work(storage, name, device, signals, os.environ.get("ROBUSTLR_FUSE"))
     except StopRequested:
         pass
     except UserError as error:

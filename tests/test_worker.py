@@ -157,7 +157,8 @@ def test_a_worker_goes_on_from_the_checkpoint_in_the_trials_folder(
         assert checkpoint.exists()
         storage.give_back(claim)
         calls: list[int] = []
-        monkeypatch.setattr(training, "_evaluate", _counting(calls, training._evaluate))
+        counted = _counting(calls, training.Training._evaluate)
+        monkeypatch.setattr(training.Training, "_evaluate", counted)
         work(storage, "test", "cpu", Signals())
         whole = run_to_end(task, claim.config)
         assert not checkpoint.exists()

@@ -88,8 +88,9 @@ HELPER void nero_elements(const Parameter *p, const Unit *unit, const double *h,
 
 enum { ADAMW, ADAM_L2, SGD, LION };
 enum { RV_LR, RV_DECAY, RV_BETA1, RV_BETA2, RV_EPS, RV_ROTATION, RV_BETA, RV_RV_EPS, RV_CENTER,
-       RV_SLOW, RV_FAST, RV_SPEED };
-/* SGD: beta1 is the momentum, beta2 the dampening, eps whether nesterov */
+       RV_SLOW, RV_FAST, RV_SPEED, RV_ANY };
+/* SGD: beta1 is the momentum, beta2 the dampening, eps whether nesterov.
+   RV_ANY: elements take gradients that are not usable too, as in torch's own optimizers. */
 
 typedef struct {
   float beta1, beta2, eps, decay, unbias1, unbias2, sign;
@@ -186,6 +187,7 @@ HELPER void rotate_rows(int kind, const Parameter *p, const Unit *unit, const do
 HELPER void step_elements(int kind, const Parameter *p, const Unit *unit, const double *h,
                           double direction) {
   const int two = kind == ADAMW || kind == ADAM_L2, coupled = kind == ADAM_L2 || kind == SGD;
+  const int any = h[RV_ANY] != 0;
   const Inner inner = inner_of(kind, p, h, direction);
   const float lr = h[RV_LR], decay = h[RV_DECAY], kept = coupled ? 1 : 1 - h[RV_LR] * h[RV_DECAY];
   const float *RESTRICT gradient = p->gradient + unit->row;
@@ -193,7 +195,7 @@ HELPER void step_elements(int kind, const Parameter *p, const Unit *unit, const 
   float *RESTRICT second = p->state[1] + unit->row;
   LANES(i, unit->end - unit->row) {
     float w = weight[i], g = inner.sign * gradient[i], m = first[i], v = two ? second[i] : 0;
-    int ok = usable(g);
+    int ok = any || usable(g);
     float old_m = m, old_v = v;
     if (coupled) g += decay * w;
     float d = inner_direction(kind == ADAM_L2 ? ADAMW : kind, inner, g, w, &m, &v);

@@ -55,6 +55,7 @@ typedef struct {
   const float *step;
   Index rows, length; /* length of a row; 1 where the rule is element-wise */
   Index first_unit, units;
+  Index numbers; /* where its hyperparameters begin among those of all */
 } Parameter;
 
 typedef struct {
@@ -130,8 +131,8 @@ HELPER float sign(float x) { return (float)((x > 0) - (x < 0)); }
 /* Passes: what kernels.py launches. All have the same arguments; direction is -1 to maximize. */
 
 #define ARGUMENTS                                                                               \
-  (const Parameter *parameters, const Unit *units, int count, const double *h, double direction,\
-   Sums *sums, Sums *totals, float *work, int longest, int threads)
+  (const Parameter *parameters, const Unit *units, int count, const double *numbers,         \
+   double direction, Sums *sums, Sums *totals, float *work, int longest, int threads)
 
 #ifdef __CUDACC__
 #define OVER_UNITS(name, ...)                                                                   \
@@ -140,6 +141,7 @@ HELPER float sign(float x) { return (float)((x > 0) - (x < 0)); }
     EACH_UNIT(u, count) {                                                                       \
       const Unit *unit = units + u;                                                             \
       const Parameter *p = parameters + unit->parameter;                                        \
+      const double *h = numbers + p->numbers;                                                   \
       __VA_ARGS__                                                                               \
     }                                                                                           \
   }
@@ -151,6 +153,7 @@ HELPER float sign(float x) { return (float)((x > 0) - (x < 0)); }
       EACH_UNIT(u, count) {                                                                     \
         const Unit *unit = units + u;                                                           \
         const Parameter *p = parameters + unit->parameter;                                      \
+        const double *h = numbers + p->numbers;                                                 \
         __VA_ARGS__                                                                             \
       }                                                                                         \
       free(scratch);                                                                            \
@@ -198,6 +201,7 @@ HELPER Sums all_of(const Parameter *p, const Sums *sums) {
         for (Index u = from; u < to; u++) {                                                     \
           const Unit *unit = units + u;                                                         \
           const Parameter *p = parameters + unit->parameter;                                    \
+          const double *h = numbers + p->numbers;                                               \
           sums[u] = sums_of_unit;                                                               \
         }                                                                                       \
         _Pragma("omp barrier")                                                                  \
@@ -206,6 +210,7 @@ HELPER Sums all_of(const Parameter *p, const Sums *sums) {
         for (Index u = to - 1; u >= from; u--) {                                                \
           const Unit *unit = units + u;                                                         \
           const Parameter *p = parameters + unit->parameter;                                    \
+          const double *h = numbers + p->numbers;                                               \
           if (unit->parameter != known) all = all_of(p, sums);                                  \
           known = unit->parameter;                                                              \
           __VA_ARGS__                                                                           \

@@ -15,14 +15,16 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from robustlr.optim.neurons import Split
 
 if TYPE_CHECKING:
     from robustlr.optim.base import RuleOptimizer
@@ -51,15 +53,28 @@ _RELATIVE = ("fromage", "lars", "lamb")  # kernels that take several passes on C
 Launch = Callable[[str, "Plan", Tensor, float], None]
 
 
+class Member(NamedTuple):
+    """A parameter to step, its rows, its state in the kernel's order, and what counts its steps.
+
+    ``gradient`` lies in memory as all its gradients will; its hyperparameters begin at ``numbers``
+    among those of the launch.
+    """
+
+    parameter: Tensor
+    gradient: Tensor
+    split: Split
+    state: list[Tensor]
+    step: Tensor
+    numbers: int = 0
+
+
 @dataclass
 class Plan:
-    """What a step over one group needs to know, kept while its parameters stay where they are."""
+    """What a step over some parameters needs to know, kept while they stay where they are."""
 
     taken: list[Tensor]
     rest: list[Tensor]
-    layout: list[Any]
-    gradients: list[int]
-    host: Tensor  # [taken, 11], as struct Parameter in kernels.h, without the gradients
+    host: Tensor  # [taken, 12], as struct Parameter in kernels.h, without the gradients
     pinned: Tensor | None  # for a table that a CUDA graph captures
     table: Tensor  # on the device, with the gradients
     units: Tensor  # [units, 5], as struct Unit
@@ -68,6 +83,8 @@ class Plan:
     work: Tensor
     longest: int
     kept: list[Tensor]  # what the table points to
+    layout: list[Any] = field(default_factory=list)
+    gradients: list[int] = field(default_factory=list)
     numbers: tuple[list[float | None], Tensor] | None = None
 
 
@@ -88,57 +105,64 @@ def step(
     """
     if not parameters or torch.compiler.is_compiling():
         return parameters
-    launch = _launcher(parameters[0].device.type, os.environ.get("ROBUSTLR_KERNELS", "1"))
+    launch = launcher(parameters[0].device.type)
     if launch is None:
         return parameters
     plans = _plans.setdefault(optimizer, {})
-    plan = plans.get(id(group))
+    found = plans.get(id(group))
     names = ("step", *optimizer.kept)
     # The plan depends on where things are; it keeps what it points to alive
     layout = [
         (p.data_ptr(), _gradient(p).stride(), *[s[n].data_ptr() for n in names if n in s])
         for p, s in ((p, optimizer.state[p]) for p in parameters)
     ]
-    if plan is None or plan.layout != layout:
-        plan = plans[id(group)] = _planned(optimizer, group, parameters, layout)
-    if plan.taken:
-        _aim(plan)
-        numbers = _on_device(plan, optimizer._numbers(group))
-        launch(optimizer.kernel, plan, numbers, -1.0 if group["maximize"] else 1.0)
-        torch.autograd.graph.increment_version(plan.taken)  # autograd must see the change
-    return plan.rest
+    if found is None or found.layout != layout:
+        found = plans[id(group)] = plan(optimizer.kernel, _members(optimizer, group, parameters))
+        found.layout = layout
+    if found.taken:
+        aim(found, [_gradient(p).data_ptr() for p in found.taken])
+        numbers = _on_device(found, optimizer._numbers(group))
+        launch(optimizer.kernel, found, numbers, -1.0 if group["maximize"] else 1.0)
+        torch.autograd.graph.increment_version(found.taken)  # autograd must see the change
+    return found.rest
 
 
-def _planned(
-    optimizer: "RuleOptimizer",
-    group: dict[str, Any],
-    parameters: Sequence[Tensor],
-    layout: list[Any],
-) -> Plan:
-    device = parameters[0].device
+def _members(
+    optimizer: "RuleOptimizer", group: dict[str, Any], parameters: Sequence[Tensor]
+) -> Iterator[Member]:
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        kept = [state[name] for name in optimizer.kept if name in state]
+        split = optimizer._split(parameter, group)
+        yield Member(parameter, _gradient(parameter), split, kept, state["step"])
+
+
+def plan(kernel: str, members: Iterable[Member]) -> Plan:
+    """Return what a step over ``members`` needs; those that the kernel cannot take are its rest."""
     taken: list[Tensor] = []
     rest: list[Tensor] = []
     rows: list[list[int]] = []
     units: list[list[int]] = []
     kept: list[Tensor] = []
+    device = torch.device("cpu")
     longest, batch, batched, largest = _SMALLEST_SCRATCH, 0, 0, 0
-    for parameter in parameters:
-        split, state = optimizer._split(parameter, group), optimizer.state[parameter]
+    turns = kernel in _TURNING
+    for member in members:
+        parameter, _, split, tensors, step, numbers = member
         length = parameter.numel() // max(1, split.rows)
-        tensors = [state[name] for name in optimizer.kept if name in state]
-        turns = optimizer.kernel in _TURNING
-        fits = split.axis == 0 and _fits(parameter, length, tensors, state["step"], turns=turns)
-        if not fits or parameter.device != device:
+        fits = split.axis == 0 and _fits(member, length, turns=turns)
+        if not fits or (taken and parameter.device != device):
             rest.append(parameter)
             continue
+        device = parameter.device
         each = max(1, _UNIT[device.type] // length)
         starts = range(0, split.rows, each)
         pointers = [value.data_ptr() for value in tensors] + [0] * (4 - len(tensors))
-        row = [parameter.data_ptr(), 0, *pointers, state["step"].data_ptr()]
-        rows.append([*row, split.rows, length, len(units), len(starts)])
+        row = [parameter.data_ptr(), 0, *pointers, step.data_ptr()]
+        rows.append([*row, split.rows, length, len(units), len(starts), numbers])
         if batched and batched + parameter.numel() > _BATCH[device.type]:
             batch, batched = batch + 1, 0
-        works = optimizer.kernel in _WITH_WORK and parameter.numel() <= _WORK[device.type]
+        works = kernel in _WITH_WORK and parameter.numel() <= _WORK[device.type]
         units += [
             [
                 len(taken),
@@ -152,14 +176,12 @@ def _planned(
         batched += parameter.numel()
         largest = max(largest, batched) if works else largest
         taken.append(parameter)
-        kept += [parameter, state["step"], *tensors]
+        kept += [parameter, step, *tensors]
         longest = max(longest, length) if turns else longest
     host = torch.tensor(rows, dtype=torch.int64)
     return Plan(
         taken=taken,
         rest=rest,
-        layout=layout,
-        gradients=[],
         host=host,
         pinned=torch.empty_like(host).pin_memory() if device.type == "cuda" else None,
         table=host,
@@ -172,11 +194,9 @@ def _planned(
     )
 
 
-def _fits(
-    parameter: Tensor, length: int, state: Sequence[Tensor], step: Tensor, *, turns: bool
-) -> bool:
-    """Return whether a kernel can take ``parameter``, whose rows have ``length`` elements."""
-    gradient = _gradient(parameter)
+def _fits(member: Member, length: int, *, turns: bool) -> bool:
+    """Return whether a kernel can take a parameter whose rows have ``length`` elements."""
+    parameter, gradient, _, state, step, _ = member
     dense = parameter.is_contiguous() or (
         parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     )
@@ -201,9 +221,8 @@ def _stride(tensor: Tensor) -> list[int]:
     return [by for by, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
-def _aim(plan: Plan) -> None:
+def aim(plan: Plan, gradients: list[int]) -> None:
     """Point the table at where the gradients are now."""
-    gradients = [_gradient(p).data_ptr() for p in plan.taken]
     if gradients == plan.gradients:
         return
     host = plan.host.clone()
@@ -244,9 +263,13 @@ def _uploaded(host: Tensor, device: torch.device, pinned: Tensor | None) -> tupl
     return copy, True
 
 
+def launcher(device: str) -> Launch | None:
+    """Return what runs a pass on this kind of device, or None where the rules must do."""
+    return _launcher(device, os.environ.get("ROBUSTLR_KERNELS", "1"))
+
+
 @functools.cache
 def _launcher(device: str, switch: str) -> Launch | None:
-    """Return what runs a pass on this kind of device, or None where the rules must do."""
     if switch == "0":
         return None
     if device == "cpu":

@@ -65,7 +65,7 @@ class Lion(RuleOptimizer):
         return weight, {"first": first}
 
     def _numbers(self, group: Group) -> Sequence[Any]:
-        unused = (0.0,) * 7  # what only its rotational variant has
+        unused = (0.0,) * 9  # what only its rotational variant has, or torch's optimizers
         return group["lr"], group["weight_decay"], *group["betas"], *unused
 
 

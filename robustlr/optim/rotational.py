@@ -161,6 +161,7 @@ class RotationalOptimizer(RuleOptimizer):
             *self._inner_numbers(group),
             self._rotation(group),
             *(group[name] for name in turning + portions),
+            False,  # whether elements take gradients that are not finite
         )
 
 

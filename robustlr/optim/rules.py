@@ -4,7 +4,7 @@ Weights, gradients and directions have the shape ``[trials, rows, row length]``;
 or a single element where a parameter has no fan-in. A statistic of a row has the shape
 ``[trials, rows, 1]``, one of a whole parameter ``[trials, 1, 1]``. A hyperparameter is a number or
 a tensor that broadcasts, ``[trials, 1, 1]``; ``step`` counts from 1. The optimizer classes call the
-rules with one trial, fused training with many; ``kernels.c`` follows them for speed.
+rules with one trial; ``kernels.c`` follows them for speed, for one trial or for many at once.
 
 A gradient is *usable* where its square is finite. One that is not moves nothing and enters no
 state, be it NaN, infinite or too large; each rule says whether that holds for an element, a row or

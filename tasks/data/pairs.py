@@ -85,6 +85,17 @@ class PairPart:
         """Return the pairs at ``index``, each side padded to its longest."""
         return Batch(self._sources.padded(index), self._targets.padded(index))
 
+    def stacked(self, batches: Sequence[Batch]) -> Batch:
+        """Return batches side by side, sources ``[k, n, s]`` and targets ``[k, n, t]``.
+
+        What is missing is padding, which no loss sees; a missing source is another of its batch.
+        """
+        count = max(len(batch) for batch in batches)
+        sources, targets = zip(*batches, strict=True)
+        # A source of padding alone would leave nothing to attend to.
+        whole = [source[torch.arange(count).clamp(max=len(source) - 1)] for source in sources]
+        return Batch(_padded(whole, count), _padded(targets, count))
+
     def groups(self, batch_size: int, seed: int) -> list[Tensor]:
         """Return an epoch's batches in random order, pairs of the same lengths shuffled among them.
 
@@ -155,3 +166,12 @@ def load_pairs(
             for part in Splits._fields
         )
     )
+
+
+def _padded(tensors: Sequence[Tensor], count: int) -> Tensor:
+    """Return tensors ``[n, t]`` as one, ``[k, count, longest]``."""
+    longest = max(tensor.shape[1] for tensor in tensors)
+    padded = tensors[0].new_full((len(tensors), count, longest), PAD)
+    for row, tensor in zip(padded, tensors, strict=True):
+        row[: tensor.shape[0], : tensor.shape[1]] = tensor
+    return padded

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from robustlr.dropout import Dropout
 from robustlr.errors import UserError
 
 
@@ -33,7 +34,7 @@ class Attention(nn.Module):
         if width % heads:
             raise UserError(f"heads {heads} must divide width {width}.")
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         widths = [3 * width] if packed else [width] * 3
         self.inputs = nn.ModuleList(nn.Linear(width, outputs, bias=bias) for outputs in widths)
         self.output = nn.Linear(width, width, bias=bias)
@@ -64,16 +65,25 @@ class Attention(nn.Module):
                 for linear, tokens in zip(self.inputs, (queries, memory, memory), strict=True)
             ]
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)
-        gathered = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if mask is None else mask[:, None, None, :],  # over heads and queries
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-        )  # [b, heads, t, width / heads]
+        seen = None if mask is None else mask[:, None, None, :]  # over heads and queries
+        if self.training and self.dropout.p:  # torch's own would draw its masks in an order
+            gathered = self.dropout(_attention(query, key, seen, causal=causal)) @ value
+        else:
+            gathered = scaled_dot_product_attention(
+                query, key, value, attn_mask=seen, is_causal=causal
+            )  # [b, heads, t, width / heads]
         outputs: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
         return outputs
+
+
+def _attention(query: Tensor, key: Tensor, seen: Tensor | None, *, causal: bool) -> Tensor:
+    """Return how much each query attends to each key, ``[b, heads, t, s]``, summing to 1."""
+    scores: Tensor = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    if causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return scores.softmax(-1)
 
 
 class PostNormLayer(nn.Module):
@@ -101,11 +111,12 @@ class PostNormLayer(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(width, hidden),
             nn.ReLU(),
-            nn.Dropout(hidden_dropout),
+            Dropout(hidden_dropout),
             nn.Linear(hidden, width),
         )
-        self.norms = nn.ModuleList(norm(width) for _ in range(3 if decoder else 2))
-        self.dropout = nn.Dropout(dropout)
+        parts = 3 if decoder else 2
+        self.norms = nn.ModuleList(norm(width) for _ in range(parts))
+        self.dropouts = nn.ModuleList(Dropout(dropout) for _ in range(parts))
 
     def forward(
         self,
@@ -125,11 +136,12 @@ class PostNormLayer(nn.Module):
         """
         own_mask = mask if self.memory_attention is None else None
         gathered = self.attention(inputs, mask=own_mask, causal=causal)
-        tokens: Tensor = self.norms[0](inputs + self.dropout(gathered))
+        tokens: Tensor = self.norms[0](inputs + self.dropouts[0](gathered))
         if self.memory_attention is not None:
             gathered = self.memory_attention(tokens, memory, mask=mask)
-            tokens = self.norms[1](tokens + self.dropout(gathered))
-        outputs: Tensor = self.norms[-1](tokens + self.dropout(self.feed_forward(tokens)))
+            tokens = self.norms[1](tokens + self.dropouts[1](gathered))
+        fed = self.dropouts[-1](self.feed_forward(tokens))
+        outputs: Tensor = self.norms[-1](tokens + fed)
         return outputs
 
 
@@ -144,7 +156,7 @@ class PositionedEmbedding(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
         self.scale = scale
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_buffer("positions", sinusoids(longest, width), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from robustlr.dropout import Dropout
 from robustlr.optim.layers import add_gains, standardize_weights
 from robustlr.tasks.models.attention import Attention, PositionedEmbedding, PostNormLayer
 
@@ -101,7 +102,7 @@ class PreNormBlock(nn.Module):
             nn.GELU(),
             nn.Linear(4 * width, width, bias=bias),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropouts = nn.ModuleList(Dropout(dropout) for _ in range(2))
         residual = (self.attention.output, self.feed_forward[-1])
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -112,8 +113,9 @@ class PreNormBlock(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the next representation of tokens ``[b, t, width]``."""
         gathered = self.attention(self.norm1(inputs), causal=True)
-        tokens = inputs + self.dropout(gathered)
-        outputs: Tensor = tokens + self.dropout(self.feed_forward(self.norm2(tokens)))
+        tokens = inputs + self.dropouts[0](gathered)
+        fed = self.feed_forward(self.norm2(tokens))
+        outputs: Tensor = tokens + self.dropouts[1](fed)
         return outputs
 
 
@@ -136,7 +138,7 @@ class GPT2(nn.Module):
         self.decay_embeddings = decay_embeddings
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(context, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         residual_std = 0.02 / (2 * layers) ** 0.5  # the sum of all parts stays at 0.02's scale
         self.blocks = nn.ModuleList(
             PreNormBlock(width, heads, dropout=dropout, bias=bias, residual_std=residual_std)

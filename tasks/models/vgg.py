@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from robustlr.dropout import Dropout
 from robustlr.errors import UserError
 from robustlr.tasks.models.convolution import initialise_convolutions, norm_named
 
@@ -71,6 +72,6 @@ def vgg(
 def _classifier(inputs: int, classes: int, *, hidden: int, dropout: float) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for _ in range(2 if hidden else 0):
-        layers += [nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        layers += [nn.Linear(inputs, hidden), nn.ReLU(inplace=True), Dropout(dropout)]
         inputs = hidden
     return [*layers, nn.Linear(inputs, classes)]
