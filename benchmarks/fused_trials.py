@@ -35,9 +35,9 @@ from robustlr.task import Config, Outcome, Seeds, SupervisedTask
 from robustlr.training import batches, compiled, steps_an_epoch, take_step
 
 STEPS = {
-    "digits-mlp": 400,
-    "digits-cnn": 50,
-    "digits-resnet": 50,
+    "digits-mlp": 800,
+    "digits-cnn": 100,
+    "digits-resnet": 100,
     "pydoc-lm": 6,
     "cldr-translation": 12,
 }

@@ -91,10 +91,11 @@ class _Fused:
         self._fill(1)
         if self._slots:
             self._prepare(self._slots[0].training, if_faster)
-            self._fill(self._width)
         while self._slots:
+            self._pad()
             self._stack()
             while not self._has_room():
+                yield from self._collected()
                 self._take_step()
                 self._settle()
             yield from self._collected()
@@ -105,7 +106,7 @@ class _Fused:
     def _has_room(self) -> bool:
         """Return whether trials are to begin, or so few are left that the ended ones cost too much."""
         ended = sum(slot.ended for slot in self._slots)
-        return bool(ended) and (self._asks or 2 * ended >= len(self._slots))
+        return bool(self._ended) and (self._asks or 2 * ended >= len(self._slots))
 
     def _collected(self) -> Iterator[Ended]:
         ended, self._ended = self._ended, []
@@ -121,14 +122,7 @@ class _Fused:
                 self._asks = False
                 return
             try:
-                training = Training(
-                    self._task,
-                    request.config,
-                    request.report,
-                    self._device,
-                    request.folder,
-                    self._data,
-                )
+                training = self._training(request)
             except StopRequested:
                 raise
             except BaseException as error:
@@ -182,10 +176,29 @@ class _Fused:
             UnfusableError: see ``train_together``.
         """
         self._program = program_of(first, self._device)
-        if if_faster and not self._program.is_faster(first):
-            raise UnfusableError("its trials are as fast alone on this device")
         self._width = self._program.fits(self._width)
-        self._program.compile(self._width * first.scale.steps, first)
+        self._fill(self._width)
+        number = len(self._slots)
+        if if_faster and number == 1:
+            raise UnfusableError("no other waits")
+        self._program.compile(number, first)
+        if if_faster and not self._program.is_faster(number, first):
+            raise UnfusableError("they are as fast so on this device")
+
+    def _pad(self) -> None:
+        """Add trials that nobody asked for up to the number that the program is compiled for.
+
+        Fewer than half of that are as fast uncompiled.
+        """
+        number, width = len(self._slots), self._program.width
+        for _ in range(number, width if 2 * number >= width else 0):
+            request = self._slots[0].request._replace(report=_ignore, folder=None)
+            training = self._training(request)
+            self._slots.append(_Slot(request, training, _batches(training), ended=True))
+
+    def _training(self, request: Request) -> Training:
+        config, report, folder = request
+        return Training(self._task, config, report, self._device, folder, self._data)
 
     def _stack(self) -> None:
         """Put the trials' tensors side by side; each keeps its own as views."""
@@ -249,6 +262,10 @@ class _Fused:
         norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
         factor = torch.where(self._clips > 0, (self._clips / (norms + 1e-6)).clamp(max=1), 1)
         return [g * factor.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
+
+
+def _ignore(step: int, value: float) -> None:
+    """Take a report of a trial that nobody asked for."""
 
 
 def _batches(training: Training) -> Iterator[Any]:

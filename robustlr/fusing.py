@@ -74,7 +74,7 @@ class Fusing:
                         self._conclude(ended)
             return True
         except UnfusableError as error:
-            say(f"{first.cell}: trials are trained one at a time: {error}")
+            say(f"{first.cell}: trials are trained alone: {error}")
             self._widths[first.cell] = 1
             self._give_back_all(but=first)
             return False

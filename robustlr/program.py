@@ -17,11 +17,14 @@ from robustlr.scale import Scale
 from robustlr.task import Batch, GroupedPart, StackedPart, SupervisedTask
 from robustlr.training import Training, autocast, batches, take_step, task_loss
 
-COMPILE_STEPS = 20_000
+COMPILE_STEPS = 2500
 """From this many steps, of all trials together, the time that compiling takes is won back."""
 
-MEASURED_TRIALS, MEASURED_CALLS = 8, 3
-"""How many trials' steps are compared, together and alone, and how often."""
+FULL_SHARE = 0.4
+"""The share of a CPU's peak from which a model's own arithmetic takes the time, however it is run."""
+
+MEASURED_CALLS = 3
+"""How often steps together and alone are timed."""
 
 MEMORY_SHARE = 0.7
 """How much of a GPU's free memory trials are planned to fill."""
@@ -57,6 +60,7 @@ class Program:
         others: those of the other parameters and of the buffers.
         keys: those of the buffers that are keys of dropout layers, in the order of the layers.
         bytes: what a step of one trial takes of a GPU's memory; 0 on the CPU.
+        width: how many trials it is compiled for; 0 if it is not.
 
     Raises:
         UnfusableError: such trials must be trained alone.
@@ -68,8 +72,8 @@ class Program:
         _check(first, self._model)
         self._objective = _Objective(first.task, self._model, first.scale)
         self._mapped: Callable[..., Any] = vmap(grad_and_value(self._loss))
-        self._is_compiled = False
-        self._faster: bool | None = None
+        self._compiled = self._mapped
+        self.width = 0
         self._batch = next(batches(first.data.train, first.scale, first.seeds.order))
         if first.task.augment is not None:  # with chance that is no trial's
             noise = torch.Generator(device)
@@ -107,7 +111,8 @@ class Program:
         """Return the gradients and losses of trials whose tensors are stacked, ``[trials, …]``."""
         # Scaled-dot-product attention by plain products: its faster forms cannot be mapped.
         with sdpa_kernel(SDPBackend.MATH), autocast(self._device):
-            gradients, losses = self._mapped(trained, others, *batch)
+            mapped = self._compiled if len(batch.targets) == self.width else self._mapped
+            gradients, losses = mapped(trained, others, *batch)
         return gradients, losses
 
     def _loss(self, trained: Named, others: Named, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -121,28 +126,36 @@ class Program:
         free, _ = torch.cuda.mem_get_info()
         return max(1, min(width, int(MEMORY_SHARE * free / self.bytes)))
 
-    def compile(self, steps: int, first: Training) -> None:
-        """Compile the program for so many steps of all trials, where that pays."""
-        if self._is_compiled or steps < COMPILE_STEPS or isinstance(first.data.train, GroupedPart):
+    def compile(self, width: int, first: Training) -> None:
+        """Compile the program for ``width`` trials, where that pays and was not done before."""
+        varies = isinstance(first.data.train, GroupedPart)
+        if self.width or width * first.scale.steps < COMPILE_STEPS or varies:
             return
-        if self._device == "cuda" or self.is_faster(first):
+        if self._device == "cuda" or self._share_of_peak() < FULL_SHARE:
             torch.compiler.reset()
-            self._mapped = torch.compile(self._mapped)
-            self._is_compiled = True
+            self._compiled, self.width = torch.compile(self._mapped), width
 
-    def is_faster(self, first: Training) -> bool:
-        """Return whether a step of ``MEASURED_TRIALS`` trials takes less time together than alone."""
-        if self._faster is None:
-            self._faster = self._measured(first)
-        return self._faster
+    def _share_of_peak(self) -> float:
+        """Return the arithmetic of a trial's step alone, by the second, over that of a large product."""
+        from torch.utils.flop_counter import FlopCounterMode
 
-    def _measured(self, first: Training) -> bool:
-        given = self._copies(MEASURED_TRIALS)
+        def step() -> None:
+            self._objective(*self._batch).backward()
+
+        with FlopCounterMode(display=False) as counter:
+            step()
+        matrix = torch.ones(1024, 1024, device=self._device)
+        peak = 2 * 1024**3 / _seconds(lambda: matrix @ matrix, self._device)
+        return float(counter.get_total_flops()) / _seconds(step, self._device) / peak
+
+    def is_faster(self, width: int, first: Training) -> bool:
+        """Return whether a step of ``width`` trials takes less time together than alone."""
+        given = self._copies(width)
         alone = deepcopy(self._model)
         optimizer = first.run.config.build_optimizer(alone)
 
         def one_by_one() -> None:
-            for _ in range(MEASURED_TRIALS):
+            for _ in range(width):
                 take_step(first.task, alone, optimizer, self._batch, first.scale)
 
         together = _seconds(lambda: self.gradients(*given), self._device)
