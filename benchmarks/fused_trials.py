@@ -35,11 +35,11 @@ from robustlr.task import Config, Outcome, Seeds, SupervisedTask
 from robustlr.training import batches, compiled, steps_an_epoch, take_step
 
 STEPS = {
-    "digits-mlp": 800,
-    "digits-cnn": 100,
-    "digits-resnet": 100,
-    "pydoc-lm": 6,
-    "cldr-translation": 12,
+    "digits-mlp": 400,
+    "digits-cnn": 80,
+    "digits-resnet": 80,
+    "pydoc-lm": 4,
+    "cldr-translation": 6,
 }
 ALONE = 4  # trials of each process
 

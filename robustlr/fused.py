@@ -89,6 +89,9 @@ class _Fused:
     def run(self, if_faster: bool) -> Iterator[Ended]:
         """Train until no trial is left."""
         self._fill(1)
+        while self._ended and not self._slots:
+            yield from self._collected()
+            self._fill(1)
         if self._slots:
             self._prepare(self._slots[0].training, if_faster)
         while self._slots:
@@ -115,7 +118,7 @@ class _Fused:
     # Trials
 
     def _fill(self, width: int) -> None:
-        """Begin trials, as many as have room."""
+        """Begin trials, as many as have room, up to one that cannot begin."""
         while self._asks and len(self._slots) < width:
             request = next(self._requests, None)
             if request is None:
@@ -127,7 +130,7 @@ class _Fused:
                 raise
             except BaseException as error:
                 self._ended.append(Ended(request, error, 0.0))
-                continue
+                return  # what fails here may fail for every trial: its error is handed on first
             self._data = training.data
             slot = _Slot(request, training, _batches(training))
             if training.step == training.scale.steps:  # all that was left was the test

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from robustlr.copies import Copies
-from robustlr.errors import StorageError, say
+from robustlr.errors import StorageError, UnavailableError, say
 from robustlr.fused import Ended, Request, train_together
 from robustlr.program import UnfusableError
 from robustlr.registry import load_task
@@ -73,19 +73,19 @@ class Fusing:
                     with self._signals.interruptible(False):
                         self._conclude(ended)
             return True
-        except UnfusableError as error:
-            say(f"{first.cell}: trials are trained alone: {error}")
-            self._widths[first.cell] = 1
-            self._give_back_all(but=first)
-            return False
+        except UnavailableError:
+            raise
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._widths[first.cell] = width // 2
-            say(
-                f"{first.cell}: out of memory with {width} trials together; half of them now: {error}"
-            )
-            return True
+            is_left = any(running.claim is first for running in self._running.values())
+            if is_out_of_memory(error):
+                self._widths[first.cell] = width // 2
+                say(f"{first.cell}: out of memory with {width} trials together; half now: {error}")
+                return True
+            self._widths[first.cell] = 1
+            why = error if isinstance(error, UnfusableError) else f"{type(error).__name__}: {error}"
+            say(f"{first.cell}: trials are trained alone: {why}")
+            self._give_back_all(but=first)
+            return not is_left
         finally:
             trials.close()
             self._give_back_all()

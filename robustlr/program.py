@@ -20,7 +20,7 @@ from robustlr.training import Training, autocast, batches, take_step, task_loss
 COMPILE_STEPS = 2500
 """From this many steps, of all trials together, the time that compiling takes is won back."""
 
-FULL_SHARE = 0.4
+FULL_SHARE = 0.2
 """The share of a CPU's peak from which a model's own arithmetic takes the time, however it is run."""
 
 MEASURED_CALLS = 3

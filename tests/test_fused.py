@@ -416,7 +416,7 @@ def test_running_out_of_memory_halves_the_number_together(
     work(storage, "test", "cpu", Signals(), "8")
     assert widths[:3] == [8, 4, 2]
     assert storage.progress("test").complete == 20
-    assert "half of them now" in capsys.readouterr().err
+    assert "half now" in capsys.readouterr().err
 
 
 def test_a_task_that_cannot_fuse_runs_alone_and_says_so_once(
