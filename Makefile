@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 run: setup
-	$(BIN)/robustlr run $(STUDY) --per-device 2 --storage sqlite:///$(STUDY).db --out $(OUT)
+	$(BIN)/robustlr run $(STUDY) --per-device 2 --fuse auto --storage sqlite:///$(STUDY).db --out $(OUT)
 
 test: setup
 	$(BIN)/ruff check .

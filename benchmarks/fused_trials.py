@@ -9,7 +9,7 @@ Every task at small scale with AdamW. In one run, one after another:
 - ``optuna``: a plain Optuna loop around torch's own optimizer and schedule, with all cores;
 - ``fused K``: K trials as one program, in a process for each core (or in one on a GPU).
 
-Each process makes itself ready (imports, data, a first program) and waits for the others; then all
+Each process makes itself ready (imports, data, a compiled program) and waits for the others; then all
 train, and the time of the slowest counts. Trials are cut to ``STEPS`` steps and figures scaled to whole
 ones; evaluations, the same work everywhere, are left out, and the seconds in which a program was made
 ready are given beside (``ready_s``). ``share_of_peak`` is the arithmetic of the training steps over
@@ -29,6 +29,7 @@ import torch
 from timing import show, write
 from torch.utils.flop_counter import FlopCounterMode
 
+from robustlr import fused_program
 from robustlr.fused import Request, train_together
 from robustlr.registry import load_task
 from robustlr.task import Config, Outcome, Seeds, SupervisedTask
@@ -48,12 +49,13 @@ def _brief(name: str) -> tuple[SupervisedTask, int]:
     """Return a task of few steps without evaluations, and how many steps it has in full."""
     task = load_task(name)
     assert isinstance(task, SupervisedTask)
-    scale = task.scales["small"]
-    short = replace(scale, steps=STEPS[name], evaluations=1)
-    return (
-        replace(task, scales={"small": short}, evaluate=lambda *_: 0.5, samples=None),
-        scale.steps,
-    )
+    whole = task.scales["small"].steps
+    return _of_steps(replace(task, evaluate=lambda *_: 0.5, samples=None), STEPS[name]), whole
+
+
+def _of_steps(task: SupervisedTask, steps: int) -> SupervisedTask:
+    scale = replace(task.scales["small"], steps=steps, evaluations=1)
+    return replace(task, scales={"small": scale})
 
 
 def _config(name: str, seed: int) -> Config:
@@ -115,9 +117,10 @@ def _process(
     way: str, name: str, device: str, trials: int, threads: int, line: Any, go: Any
 ) -> None:
     torch.set_num_threads(threads)
+    fused_program.COMPILE_STEPS = 0  # as in a worker that has trained some such trials
     task, _ = _brief(name)
     started = time.perf_counter()
-    WAYS[way](task, device, trials if way == "fused" else 1)
+    WAYS[way](_of_steps(task, 2), device, trials if way == "fused" else 1)
     line.put(time.perf_counter() - started)
     go.wait()
     started = time.perf_counter()

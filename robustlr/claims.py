@@ -78,7 +78,8 @@ def take(
     """Turn the study's next waiting trial into ``worker``'s running one; None if nothing waits.
 
     ``beside`` a trial that the worker runs, it is one of the same cell, of the same seed if there is
-    one. Else what the worker holds already it does not know of, as the answer to its claim was lost:
+    one, so that their sentences are as long; and neither has lost a worker, which may have been its
+    doing. Else what the worker holds already it does not know of, as the answer to its claim was lost:
     that is given back first.
     """
     waiting = sa.select(TRIALS.c.trial_id).where(TRIALS.c.state == TrialState.WAITING)
@@ -89,8 +90,12 @@ def take(
         other = TRIALS.alias()
         cell = sa.select(other.c.study_id).where(other.c.trial_id == beside)
         waiting = waiting.where(TRIALS.c.study_id == cell.scalar_subquery())
-        seed = read_attributes(connection, beside)["seed"]
-        waiting = waiting.order_by(_seed_of(TRIALS.c.trial_id) != json.dumps(seed))
+        known = read_attributes(connection, beside)
+        if "lost" in known:
+            return None
+        waiting = waiting.where(_attribute(TRIALS.c.trial_id, "lost").is_(None))
+        seed = json.dumps(known["seed"])
+        waiting = waiting.order_by(_attribute(TRIALS.c.trial_id, "seed") != seed)
     next_waiting = (
         waiting.order_by(TRIALS.c.trial_id)
         .limit(1)
@@ -110,11 +115,9 @@ def take(
     return trial_id
 
 
-def _seed_of(trial_id: sa.ColumnElement[int]) -> sa.ScalarSelect[Any]:
+def _attribute(trial_id: sa.ColumnElement[int], key: str) -> sa.ScalarSelect[Any]:
     query = sa.select(ATTRIBUTES.c.value_json)
-    return query.where(
-        ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == "seed"
-    ).scalar_subquery()
+    return query.where(ATTRIBUTES.c.trial_id == trial_id, ATTRIBUTES.c.key == key).scalar_subquery()
 
 
 def renew(connection: sa.Connection, workers: Iterable[str]) -> None:

@@ -48,6 +48,12 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def is_out_of_memory(error: object) -> bool:
+    """Return whether a device's memory or the machine's was too small, in torch's many words."""
+    texts = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
 @contextmanager
 def extra(name: str) -> Iterator[None]:
     """Explain imports of the block that fail because an optional part is not installed.

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from robustlr.dropout import keys
+from robustlr.errors import is_out_of_memory
+from robustlr.fused_program import Program, program_of
 from robustlr.optim.together import Together
-from robustlr.program import UnfusableError, program_of
 from robustlr.signals import StopRequested
 from robustlr.task import Batch, Config, Outcome, Part, Report, Splits, StackedPart, SupervisedTask
 from robustlr.training import Losses, Training, order
@@ -81,30 +82,41 @@ class _Fused:
     ) -> None:
         self._task, self._requests, self._width, self._device = task, requests, width, device
         self._data: Splits[Any] | None = None
+        self._program: Program | None = None
         self._slots: list[_Slot] = []
+        self._idle: list[_Slot] = []
         self._ended: list[Ended] = []
         self._asks = True
         self._clock = time.monotonic()
 
     def run(self, if_faster: bool) -> Iterator[Ended]:
         """Train until no trial is left."""
-        self._fill(1)
-        while self._ended and not self._slots:
-            yield from self._collected()
-            self._fill(1)
-        if self._slots:
-            self._prepare(self._slots[0].training, if_faster)
-        while self._slots:
-            self._pad()
-            self._stack()
+        is_prepared = False
+        while True:
+            self._fill(self._width if self._program else 1)
+            if self._ended:  # what ended one so soon may end every other
+                yield from self._collected()
+                continue
+            if not self._slots:
+                return
+            first = self._slots[0].training
+            if self._program is None:
+                self._program = program_of(first, self._device)
+                self._width = self._program.fits(self._width)
+                continue
+            if not is_prepared:
+                self._program.prepare(len(self._slots), first, if_faster)
+                is_prepared = True
+            if self._program.width <= self._width:  # what more would take is not known to fit
+                self._pad(self._program.width)
+            self._stack(self._program)
             while not self._has_room():
                 yield from self._collected()
-                self._take_step()
+                self._take_step(self._program)
                 self._settle()
             yield from self._collected()
+            self._idle = [slot for slot in self._slots if slot.ended]
             self._slots = [slot for slot in self._slots if not slot.ended]
-            self._fill(self._width)
-        yield from self._collected()
 
     def _has_room(self) -> bool:
         """Return whether trials are to begin, or so few are left that the ended ones cost too much."""
@@ -129,6 +141,7 @@ class _Fused:
             except StopRequested:
                 raise
             except BaseException as error:
+                _raise_of_all(error)
                 self._ended.append(Ended(request, error, 0.0))
                 return  # what fails here may fail for every trial: its error is handed on first
             self._data = training.data
@@ -145,10 +158,9 @@ class _Fused:
             StopRequested: the process shall stop; each has been saved.
         """
         running = [slot for slot in self._slots if not slot.ended]
-        now = time.monotonic()
         stopped: StopRequested | None = None
+        self._charge(running)
         for slot in running:
-            slot.seconds += (now - self._clock) / len(running)
             training = slot.training
             try:
                 diverged = training.settle()
@@ -157,61 +169,63 @@ class _Fused:
             except StopRequested as request:
                 stopped = request
             except BaseException as error:  # this trial's own, such as the loss of its lease
+                _raise_of_all(error)
                 self._end(slot, error)
-        self._clock = now
+            self._charge([slot])
         if stopped is not None:
             raise stopped
 
     def _end(self, slot: _Slot, result: Outcome | BaseException | None = None) -> None:
         slot.ended = True
         try:
-            result = result or slot.training.outcome()
+            if not isinstance(result, BaseException):
+                result = self._task.outcome(result or slot.training.outcome())
         except Exception as error:  # of its test
+            _raise_of_all(error)
             result = error
+        self._charge([slot])
         self._ended.append(Ended(slot.request, result, slot.seconds))
+
+    def _charge(self, slots: Sequence[_Slot]) -> None:
+        """Share the time since the last call among the trials that it was spent on."""
+        now = time.monotonic()
+        for slot in slots:
+            slot.seconds += (now - self._clock) / len(slots)
+        self._clock = now
 
     # Steps
 
-    def _prepare(self, first: Training, if_faster: bool) -> None:
-        """Make the program, and see how many trials fit.
-
-        Raises:
-            UnfusableError: see ``train_together``.
-        """
-        self._program = program_of(first, self._device)
-        self._width = self._program.fits(self._width)
-        self._fill(self._width)
-        number = len(self._slots)
-        if if_faster and number == 1:
-            raise UnfusableError("no other waits")
-        self._program.compile(number, first)
-        if if_faster and not self._program.is_faster(number, first):
-            raise UnfusableError("they are as fast so on this device")
-
-    def _pad(self) -> None:
-        """Add trials that nobody asked for up to the number that the program is compiled for.
+    def _pad(self, width: int) -> None:
+        """Add trials that nobody asks for up to the number that the program is compiled for.
 
         Fewer than half of that are as fast uncompiled.
         """
-        number, width = len(self._slots), self._program.width
-        for _ in range(number, width if 2 * number >= width else 0):
-            request = self._slots[0].request._replace(report=_ignore, folder=None)
+        missing = width - len(self._slots) if 2 * len(self._slots) >= width else 0
+        request = self._slots[0].request._replace(report=_ignore, folder=None)
+        idle = self._idle[: max(0, missing)]
+        for _ in range(missing - len(idle)):
             training = self._training(request)
-            self._slots.append(_Slot(request, training, _batches(training), ended=True))
+            idle.append(_Slot(request, training, _batches(training), ended=True))
+        self._slots += idle
 
     def _training(self, request: Request) -> Training:
         config, report, folder = request
         return Training(self._task, config, report, self._device, folder, self._data)
 
-    def _stack(self) -> None:
+    def _stack(self, program: Program) -> None:
         """Put the trials' tensors side by side; each keeps its own as views."""
         trainings = [slot.training for slot in self._slots]
-        self._trained = {name: self._stacked(name) for name in self._program.trained}
-        self._others = {name: self._stacked(name) for name in self._program.others}
+
+        def stacked(name: str) -> Tensor:
+            return _side_by_side([program.tensor(training.model, name) for training in trainings])
+
+        self._trained = {name: stacked(name) for name in program.trained}
+        self._others = {name: stacked(name) for name in program.others}
+        factors = {str(training.scale): training.scale.lr_factor for training in trainings}
         self._together = Together(
             [training.optimizer for training in trainings],
-            [[self._program.tensor(t.model, name) for name in self._trained] for t in trainings],
-            [training.scale.lr_factor for training in trainings],
+            [[program.tensor(t.model, name) for name in self._trained] for t in trainings],
+            [factors[str(training.scale)] for training in trainings],
             trainings[0].scale.steps,
             [training.step for training in trainings],
         )
@@ -221,18 +235,11 @@ class _Fused:
         clips_here = self._together.is_one and any(clips)
         self._clips = torch.tensor(clips, device=self._device) if clips_here else None
 
-    def _stacked(self, name: str) -> Tensor:
-        own = [self._program.tensor(slot.training.model, name) for slot in self._slots]
-        stacked = torch.stack([tensor.detach() for tensor in own])
-        for tensor, view in zip(own, stacked, strict=True):
-            tensor.data = view
-        return stacked
-
-    def _take_step(self) -> None:
+    def _take_step(self, program: Program) -> None:
         """Take a step of every trial; those that have ended go on in vain."""
         batch = self._batch()
-        self._others |= self._dropout_keys()
-        gradients, losses = self._program.gradients(self._trained, self._others, batch)
+        self._others |= self._dropout_keys(program.keys)
+        gradients, losses = program.gradients(self._trained, self._others, batch)
         self._together.step(self._clipped([gradients[name] for name in self._trained]))
         self._losses.add(losses)
 
@@ -250,21 +257,35 @@ class _Fused:
         pairs = zip(trainings, batch.inputs, batch.targets, strict=True)
         return _stacked(data, [own.augmented(Batch(*pair)) for own, *pair in pairs])
 
-    def _dropout_keys(self) -> dict[str, Tensor]:
-        names = self._program.keys
+    def _dropout_keys(self, names: Sequence[str]) -> dict[str, Tensor]:
         if not names:
             return {}
         trials = [(slot.training.seeds.noise, slot.training.step) for slot in self._slots]
-        every = keys(trials, len(names)).to(self._device)
-        return dict(zip(names, every.unbind(1), strict=True))
+        # A layer's keys lie side by side: a compiled program knows its inputs by their strides.
+        every = keys(trials, len(names)).transpose(0, 1).contiguous().to(self._device)
+        return dict(zip(names, every, strict=True))
 
     def _clipped(self, gradients: list[Tensor]) -> list[Tensor]:
         """Scale down each trial's gradients as ``torch.nn.utils.clip_grad_norm_`` does."""
         if self._clips is None:
             return gradients
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
         factor = torch.where(self._clips > 0, (self._clips / (norms + 1e-6)).clamp(max=1), 1)
         return [g * factor.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
+
+
+def _side_by_side(own: Sequence[Tensor]) -> Tensor:
+    """Return the trials' tensors stacked, and make each a view of its slice."""
+    stacked = torch.stack([tensor.detach() for tensor in own])
+    for tensor, view in zip(own, stacked, strict=True):
+        tensor.data = view
+    return stacked
+
+
+def _raise_of_all(error: BaseException) -> None:
+    """Raise an error that is not of one trial but of so many together."""
+    if is_out_of_memory(error):
+        raise error
 
 
 def _ignore(step: int, value: float) -> None:

@@ -57,7 +57,19 @@ COLUMNS = (
     "seconds",
     "conditions",
 )
-"""The tidy table's columns beside hyperparameters and conditions; see ``tidy.py``."""
+"""The tidy table's columns beside hyperparameters and conditions; see ``tidy.py``.
+
+``role`` is ``design`` for a point decided in advance, ``adaptive`` for one that a sampler chose and
+``default`` for the out-of-the-box setting, all on the study's seeds; ``confirm`` for the setting that
+these chose and ``confirm-default`` for the out-of-the-box setting beside it, on fresh seeds. Where the
+chosen setting is the out-of-the-box one, both have trials.
+"""
+
+CURVE = "curve"
+"""A further column, only where it is asked for: the run's tuning metric as it trained, as text."""
+
+CURVE = "curve"
+"""A further column, only where it is asked for: the run's tuning metric as it trained, as text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from robustlr.claims import worker_name
 from robustlr.copies import Copies, store
-from robustlr.errors import StorageError, UnavailableError, UserError, say
+from robustlr.errors import StorageError, UnavailableError, UserError, is_out_of_memory, say
 from robustlr.neighbours import Neighbours
 from robustlr.provenance import provenance
 from robustlr.registry import load_task
@@ -32,7 +32,7 @@ from robustlr.storage import Claim, Storage, open_storage
 from robustlr.task import CHECKPOINT, FunctionTask, Outcome
 
 if TYPE_CHECKING:
-    from robustlr.fusing import Fusing
+    from robustlr.fused_worker import Fusing
 
 FLUSH_SECONDS = 5.0
 """Reports are written together: every transaction costs about as much as a short training step."""
@@ -128,7 +128,7 @@ def _together(
 ) -> "Fusing | None":
     if fuse is None:
         return None
-    from robustlr.fusing import Fusing
+    from robustlr.fused_worker import Fusing
 
     return Fusing(storage, name, worker, device, signals, fuse)
 
@@ -165,9 +165,7 @@ def _run(
     if is_out_of_memory(result) and not is_alone:
         say(f"{claim.cell} {claim.number} ran out of memory; it is run again alone: {result}")
         return False
-    conclude(storage, claim, device, signals, result, time.monotonic() - started)
-    if isinstance(result, Outcome):
-        copies.remove()
+    conclude(storage, claim, device, signals, result, time.monotonic() - started, copies)
     return True
 
 
@@ -178,8 +176,9 @@ def conclude(
     signals: Signals,
     result: Outcome | BaseException,
     seconds: float,
+    copies: Copies,
 ) -> None:
-    """Store what a trial gave, or why it gave nothing.
+    """Store what a trial gave, or why it gave nothing; with a stored result its checkpoint goes.
 
     Raises:
         BaseException: ``result``, where it is not the trial's fault; the trial is back in the queue.
@@ -189,6 +188,7 @@ def conclude(
         facts = {"seconds": seconds, **provenance(device)}
         try:
             if patiently(signals, partial(storage.complete, claim, result, facts)):
+                copies.remove()
                 _clean_up(trial_folder(claim))
         except StopRequested:
             give_back(storage, claim)
@@ -235,12 +235,6 @@ def _clean_up(folder: Path) -> None:
     with suppress(OSError):
         (folder / CHECKPOINT).unlink(missing_ok=True)
         folder.rmdir()
-
-
-def is_out_of_memory(error: object) -> bool:
-    """Return whether a device's memory or the machine's was too small, in torch's many words."""
-    texts = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _works(device: str) -> bool:
@@ -309,7 +303,11 @@ def main() -> None:
             # Some seconds, in which no trial should wait; torch's optimizers import the second.
             for module in ("robustlr.training", "torch._dynamo"):
                 import_module(module)
-        work(storage, name, device, signals, os.environ.get("ROBUSTLR_FUSE"))
+        fuse = os.environ.get("ROBUSTLR_FUSE")
+        if fuse and study.design == "tpe":
+            say("trials are trained alone: each point of a tpe design learns from the last")
+            fuse = None
+        work(storage, name, device, signals, fuse)
     except StopRequested:
         pass
     except UserError as error:

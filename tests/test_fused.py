@@ -2,24 +2,26 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from robustlr import fused, program
+from robustlr import fused, fused_program, training
 from robustlr.claims import worker_name
 from robustlr.devices import slots
 from robustlr.dropout import Dropout, Keys, chances, keys
 from robustlr.errors import UserError
 from robustlr.fused import Request, train_together
+from robustlr.fused_program import UnfusableError
 from robustlr.launch import launch
 from robustlr.optim.together import Together
-from robustlr.program import UnfusableError
 from robustlr.registry import load_task, optimizers, tasks
 from robustlr.scale import Scale
 from robustlr.signals import Lost, Signals, StopRequested
@@ -41,10 +43,15 @@ def _brief(name: str, steps: int, **more: Any) -> SupervisedTask:
     return replace(task, scales={"small": scale}, **more)
 
 
-def _first_loss(model: nn.Module, part: Any, scale: Scale) -> float:
-    """A cheap metric that all weights enter: the scale's own may decode or read a whole part."""
-    task = _first_loss.task  # type: ignore[attr-defined]
-    return float(task.loss(model, part.take(torch.arange(8)), scale))
+def _cheap(task: SupervisedTask) -> SupervisedTask:
+    """Return the task with a cheap and exact metric that all weights enter, of any value."""
+
+    def loss(model: nn.Module, part: Any, scale: Scale) -> float:
+        return float(task.loss(model, part.take(torch.arange(8)), scale))
+
+    scales = {name: replace(scale, worst=None) for name, scale in task.scales.items()}
+    more: dict[str, Any] = {"worst": 1e9, "loss_bound": lambda scale: 1e9}
+    return replace(task, evaluate=loss, samples=None, direction="minimize", scales=scales, **more)
 
 
 def _together(
@@ -91,9 +98,7 @@ def _config(task: SupervisedTask, optimizer: str, seed: int, **hyperparameters: 
 @pytest.mark.parametrize("optimizer", [*optimizers(), "torch.optim:RMSprop"])
 def test_trials_together_are_those_alone(optimizer: str) -> None:
     """Of every optimizer; one diverges, two are taken up as others end, gradients are clipped in one."""
-    task = _brief("digits-mlp", 12)
-    task = replace(task, evaluate=_first_loss)
-    _first_loss.task = task  # type: ignore[attr-defined]
+    task = _cheap(_brief("digits-mlp", 12))
     settings = [
         {"lr": 0.003},
         {"lr": 1e30},
@@ -105,13 +110,12 @@ def test_trials_together_are_those_alone(optimizer: str) -> None:
     together = _together(task, configs, 3)
     for config, ours in zip(configs, together, strict=True):
         _same(ours, _alone(task, config), rel=5e-3)
-    assert isinstance(together[1][0], Outcome)
+    assert all(isinstance(result, Outcome) for result, _ in together)
 
 
 @pytest.mark.parametrize("name", FUSED)
 def test_every_small_task_fuses(name: str) -> None:
-    task = _brief(name, 3, evaluate=_first_loss, samples=None)
-    _first_loss.task = task  # type: ignore[attr-defined]
+    task = _cheap(_brief(name, 3))
     # Seeds differ, and so do lengths of sentences; dropout and augmentation are each trial's own.
     configs = [_config(task, "nero", seed, lr=0.001) for seed in (0, 1, 1)]
     for config, ours in zip(configs, _together(task, configs, 2), strict=True):
@@ -159,13 +163,71 @@ def test_a_trial_that_is_anothers_by_now_leaves_the_others() -> None:
 def test_a_trial_that_cannot_begin_leaves_the_others() -> None:
     task = _brief("digits-mlp", 4)
     configs = [_config(task, "adamw", 0, lr=lr) for lr in (-1.0, 0.01, 0.02)]
-    (refused, _), *others = _together(task, configs, 2)
-    assert isinstance(refused, ValueError)
-    assert all(isinstance(result, Outcome) for result, _ in others)
+    for width in (1, 2):
+        for order in ((0, 1, 2), (1, 0, 2), (1, 2, 0)):
+            results = [result for result, _ in _together(task, [configs[i] for i in order], width)]
+            refused = results.pop(order.index(0))
+            assert isinstance(refused, ValueError)
+            assert all(isinstance(result, Outcome) for result in results)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_layouts_of_weights_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU convolutions have their weights' channels last."""
+    monkeypatch.setattr(
+        training, "place", lambda model, device: model.to(memory_format=torch.channels_last)
+    )
+    for name, optimizer in (("digits-cnn", "adamw"), ("digits-resnet", "nero")):
+        task = _cheap(_brief(name, 6))
+        configs = [_config(task, optimizer, seed, lr=0.01) for seed in range(3)]
+        for config, ours in zip(configs, _together(task, configs, 3), strict=True):
+            _same(ours, _alone(task, config), rel=1e-3)
+
+
+def test_a_parameter_without_a_part_in_the_loss_stays() -> None:
+    def model(scale: Scale) -> nn.Module:
+        built = _brief("digits-mlp", 1).model(scale)
+        built.unused = nn.Parameter(torch.ones(3))
+        return built
+
+    task = _cheap(_brief("digits-mlp", 4, model=model))
+    configs = [_config(task, "adamw", seed, lr=0.01, gradient_clip=0.1) for seed in range(2)]
+    for config, ours in zip(configs, _together(task, configs, 2), strict=True):
+        _same(ours, _alone(task, config), rel=1e-3)
+
+
+def test_a_metric_may_be_numpys_or_torchs() -> None:
+    own = _brief("digits-mlp", 2)
+
+    def evaluate(model: nn.Module, part: Any, scale: Scale) -> Any:
+        value = own.evaluate(model, part, scale)
+        return torch.tensor(value) if len(part) > 359 else np.float32(value)
+
+    task = replace(own, evaluate=evaluate)
+    for result, _ in _together(task, [_config(task, "nero", 0, lr=0.01)], 2):
+        assert isinstance(result, Outcome)
+        assert type(result.value) is type(result.test_value) is float
+
+
+def test_trials_are_charged_for_all_their_time() -> None:
+    def slowly(*_: Any) -> float:
+        time.sleep(0.05)
+        return 0.5
+
+    task = _brief("digits-mlp", 4, evaluate=slowly)
+    requests = [
+        Request(_config(task, "nero", seed, lr=0.01), lambda step, value: None, None)
+        for seed in range(3)
+    ]
+    began = time.monotonic()
+    ended = list(train_together(task, iter(requests), 3, "cpu"))
+    assert (
+        0.3 < sum(e.seconds for e in ended) <= time.monotonic() - began
+    )  # but for the first looks
 
 
 def _dropping(scale: Scale) -> nn.Module:
-    return nn.Sequential(load_task("digits-mlp").model(scale), nn.Dropout(0.1))  # type: ignore[attr-defined]
+    return nn.Sequential(_brief("digits-mlp", 1).model(scale), nn.Dropout(0.1))
 
 
 def _branching(scale: Scale) -> nn.Module:
@@ -195,6 +257,36 @@ def test_accumulated_gradients_are_not_fused() -> None:
     scale = replace(task.scales["small"], accumulated=2)
     with pytest.raises(UnfusableError, match="accumulated"):
         _together(replace(task, scales={"small": scale}), [_config(task, "nero", 0, lr=0.01)], 2)
+
+
+def _width_compiled(monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
+    """Train three trials whose program is to be compiled whatever that costs; return its width."""
+    task = _cheap(_brief("digits-mlp", 4))
+    monkeypatch.setattr(fused_program, "COMPILE_STEPS", 0)
+    monkeypatch.setattr(fused_program, "FULL_SHARE", float("inf"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    fused_program._kept.clear()
+    configs = [_config(task, "adamw", seed, lr=0.003) for seed in range(3)]
+    together = _together(task, configs, 3)
+    for config, ours in zip(configs, together, strict=True):
+        _same(ours, _alone(task, config), rel=1e-3)
+    (program,) = fused_program._kept.values()
+    fused_program._kept.clear()
+    return program.width
+
+
+def test_compiled_trials_are_those_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _width_compiled(monkeypatch, tmp_path) == 3
+
+
+def test_without_a_compiler_trials_train_together_uncompiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, str(tmp_path / "none")))
+    assert _width_compiled(monkeypatch, tmp_path) == 0
+    assert "trained together uncompiled" in capsys.readouterr().err
 
 
 TORCH = [
@@ -283,7 +375,7 @@ def test_dropout_leaves_out_its_share_independently() -> None:
 def test_keys_tell_trials_steps_and_layers_apart() -> None:
     found = [keys([(s, t)], 3)[0].tolist() for s in range(4) for t in range(4)]
     assert len({tuple(key) for one in found for key in one}) == 48
-    assert keys([(1, 2), (3, 4)], 3)[1].tolist() == found[0:0] + keys([(3, 4)], 3)[0].tolist()
+    assert torch.equal(keys([(1, 2), (3, 4)], 3)[1], keys([(3, 4)], 3)[0])
 
 
 def test_chances_are_uniform() -> None:
@@ -370,6 +462,30 @@ def test_a_worker_claims_trials_of_one_cell_and_first_of_one_seed(
     assert theirs.cell != first.cell
 
 
+def test_a_trial_that_lost_a_worker_is_not_trained_beside_others(
+    storage: Storage, tmp_path: Path
+) -> None:
+    """It may have been its doing, and cost its neighbours a try each time."""
+    storage.create_study(study_from(tmp_path, STUDY))
+    me = worker_name("cpu")
+    killer = storage.claim("test", me)
+    assert killer is not None
+    storage.release(me, "it was killed")
+    again = storage.claim("test", me)
+    assert again is not None
+    assert again.trial_id == killer.trial_id
+    assert storage.claim("test", me, again.trial_id) is None
+    other = worker_name("cpu", 1)
+    first = storage.claim("test", other)
+    assert first is not None
+    storage.release(me)
+    beside = []
+    while claim := storage.claim("test", other, first.trial_id):
+        beside.append(claim.trial_id)
+    assert killer.trial_id not in beside
+    assert len(beside) == 8
+
+
 def test_a_killed_worker_gives_back_all_that_it_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,19 +515,37 @@ def test_a_killed_worker_gives_back_all_that_it_trained(
         assert storage.progress("test").complete == 20
 
 
+@pytest.mark.parametrize("place", ["_stack", "_settle"])
 def test_running_out_of_memory_halves_the_number_together(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    place: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    """In a step, and in an evaluation, where other errors are the trial's own.
+
+    The program stays the one that is compiled for eight, to which four are not filled up.
+    """
     monkeypatch.setenv("ROBUSTLR_FOLDER", str(tmp_path / "trials"))
-    widths, stack = [], fused._Fused._stack
+    monkeypatch.setattr(fused_program, "COMPILE_STEPS", 0)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    fused_program._kept.clear()
+    widths: list[int] = []
+    original = getattr(fused._Fused, place)
 
-    def stacked(self: Any) -> None:
-        widths.append(len(self._slots))
-        if len(self._slots) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        stack(self)
+    def exhausted(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(fused._Fused, "_stack", stacked)
+    def limited(self: Any, *given: Any) -> None:
+        number = len(self._slots)
+        widths.extend([] if widths and widths[-1] == number else [number])
+        if number <= 2:
+            original(self, *given)
+        elif place == "_settle":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(training.Training, "settle", exhausted)
+                original(self, *given)
+        else:
+            exhausted()
+
+    monkeypatch.setattr(fused._Fused, place, limited)
     storage.create_study(study_from(tmp_path, STUDY))
     work(storage, "test", "cpu", Signals(), "8")
     assert widths[:3] == [8, 4, 2]
@@ -423,8 +557,8 @@ def test_a_task_that_cannot_fuse_runs_alone_and_says_so_once(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("ROBUSTLR_FOLDER", str(tmp_path / "trials"))
-    monkeypatch.setattr(program, "RANDOM", (nn.Linear,))
-    program._kept.clear()
+    monkeypatch.setattr(fused_program, "RANDOM", (nn.Linear,))
+    fused_program._kept.clear()
     storage.create_study(study_from(tmp_path, STUDY))
     work(storage, "test", "cpu", Signals(), "8")
     assert storage.progress("test").complete == 20

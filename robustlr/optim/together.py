@@ -51,11 +51,15 @@ _TORCH = {
 _ANY_GRADIENT = (0.0,) * 7 + (1.0,)  # no turning
 
 
+BLOCK = 256
+"""For so many steps hyperparameters are computed at once: a long run's take too much memory."""
+
+
 class Together:
     """The optimizers of some trials, ``[trials]``, that step as one.
 
     Args:
-        optimizers: of one class, with the same groups; each has a scheduler, and so ``initial_lr``.
+        optimizers: of one class, with the same groups, whose ``initial_lr`` the schedule multiplies.
         parameters: each trial's, ``[trials][parameters]``, in one order: slices of stacked tensors.
         factors: the schedule of each trial's learning rate, over ``steps`` steps.
         done: how many steps each trial has taken.
@@ -72,11 +76,13 @@ class Together:
         self._optimizers, self._parameters = optimizers, parameters
         self._factors, self._last = factors, steps - 1
         device = parameters[0][0].device
-        self._done = torch.tensor(done, device=device)
+        self._done = list(done)
+        self._taken = 0
         self._launch = self._launcher(device.type)
         if self._launch is None:
             return
-        members = list(self._members())
+        where = {id(p): (k, i) for k, own in enumerate(parameters) for i, p in enumerate(own)}
+        members = [member for member in self._members() if id(member.parameter) in where]
         self._counts = torch.stack([member.step for member in members])
         for member, count in zip(members, self._counts, strict=True):
             member.step.set_(count)  # a view: one addition counts all
@@ -84,12 +90,9 @@ class Together:
         if self._plan.rest:
             self._launch = None
             return
-        where = {id(p): (k, i) for k, own in enumerate(parameters) for i, p in enumerate(own)}
         places = [where[id(member.parameter)] for member in members]
         self._of = torch.tensor([index for _, index in places])
         self._offsets = torch.tensor([k * parameters[k][i].nbytes for k, i in places])
-        self._tables = self._hyperparameters().to(device)
-        self._trials = torch.arange(len(optimizers), device=device)
 
     @property
     def is_one(self) -> bool:
@@ -101,20 +104,21 @@ class Together:
         if self._launch is None:
             self._step_each(gradients)
         else:
-            self._gradients = [gradient.contiguous() for gradient in gradients]
+            self._gradients = list(map(_laid_out, gradients, self._parameters[0]))
             addresses = torch.tensor([gradient.data_ptr() for gradient in self._gradients])
             kernels.aim(self._plan, (addresses[self._of] + self._offsets).tolist())
             self._counts += 1
-            numbers = self._tables[self._trials, self._done.clamp(max=self._last)]
+            if self._taken % BLOCK == 0:
+                self._table = self._hyperparameters().to(self._counts.device)
+            numbers = self._table[self._taken % BLOCK]
             first = self._optimizers[0]
             direction = -1.0 if first.param_groups[0]["maximize"] else 1.0
             self._launch(_kernel(first), self._plan, numbers, direction)
-        self._done += 1
+        self._taken += 1
+        self._done = [done + 1 for done in self._done]
 
     def _step_each(self, gradients: Sequence[Tensor]) -> None:
-        each = zip(
-            self._optimizers, self._parameters, self._factors, self._done.tolist(), strict=True
-        )
+        each = zip(self._optimizers, self._parameters, self._factors, self._done, strict=True)
         for k, (optimizer, parameters, factor, done) in enumerate(each):
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient[k]
@@ -137,34 +141,43 @@ class Together:
     def _members(self) -> Iterator[Member]:
         """Yield every parameter of every trial that moves, with the state that it has or begins with."""
         place = 0
-        for optimizer in self._optimizers:
+        for optimizer, done in zip(self._optimizers, self._done, strict=True):
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     if isinstance(optimizer, RuleOptimizer):
                         yield from _ours(optimizer, parameter, group, place)
                     else:
-                        yield _torchs(optimizer, parameter, group, place)
+                        yield _torchs(optimizer, parameter, group, place, done)
                 place += len(_numbers(optimizer, group))
 
     def _hyperparameters(self) -> Tensor:
-        """Return what the kernel is told at each step, ``[trials, steps, numbers of all groups]``."""
+        """Return what the kernel is told at the next ``BLOCK`` steps, ``[BLOCK, trials, numbers]``."""
         return torch.stack(
             [
                 torch.cat(
                     [_table(optimizer, group, lrs) for group in optimizer.param_groups], dim=1
                 )
                 for optimizer, lrs in zip(self._optimizers, self._lrs(), strict=True)
-            ]
+            ],
+            dim=1,
         )
 
     def _lrs(self) -> list[Tensor]:
-        """Return the schedules as factors, ``[steps]`` each; equal ones are computed once."""
-        known: dict[Factor, Tensor] = {}
-        for factor in self._factors:
-            if factor not in known:
-                values = [factor(step) for step in range(self._last + 1)]
-                known[factor] = torch.tensor(values, dtype=torch.float64)
-        return [known[factor] for factor in self._factors]
+        """Return the schedules of the next steps as factors, ``[BLOCK]`` each."""
+        known: dict[tuple[Factor, int], Tensor] = {}
+        trials = list(zip(self._factors, self._done, strict=True))
+        for factor, done in dict.fromkeys(trials):
+            values = [factor(min(step, self._last)) for step in range(done, done + BLOCK)]
+            known[factor, done] = torch.tensor(values, dtype=torch.float64)
+        return [known[trial] for trial in trials]
+
+
+def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return the gradient, ``[trials, *shape]``, its elements where the parameter's are."""
+    strides = (parameter.numel(), *parameter.stride())
+    if gradient.stride() == strides:
+        return gradient
+    return torch.empty_strided(gradient.shape, strides, device=gradient.device).copy_(gradient)
 
 
 def _kernel(optimizer: Optimizer) -> str:
@@ -202,7 +215,7 @@ def _ours(
     yield Member(parameter, parameter, split, kept, state["step"], place)
 
 
-def _torchs(optimizer: Optimizer, parameter: Tensor, group: Group, place: int) -> Member:
+def _torchs(optimizer: Optimizer, parameter: Tensor, group: Group, place: int, done: int) -> Member:
     """Return the parameter with the state that torch's own step begins with."""
     state, known = optimizer.state[parameter], _TORCH[type(optimizer)]
     began = state.get(known.kept[0]) is not None
@@ -210,7 +223,9 @@ def _torchs(optimizer: Optimizer, parameter: Tensor, group: Group, place: int) -
         state["step"] = zeros(parameter.new_zeros(()))
     if not began and (type(optimizer) is not SGD or group["momentum"]):
         state |= {name: zeros(parameter) for name in known.kept}
+    if "step" in state:  # which a checkpoint leaves on the CPU
+        state["step"] = state["step"].to(parameter.device)
     # SGD counts no steps, only that its first gradient enters undamped; and needs room for the kernel
-    step = state["step"] if "step" in state else parameter.new_full((), float(began))
+    step = state["step"] if "step" in state else parameter.new_full((), float(done))
     kept = [state[name] if name in state else zeros(parameter) for name in known.kept]
     return Member(parameter, parameter, elements(parameter), kept, step, place)

@@ -9,11 +9,20 @@ from pathlib import Path
 import pandas as pd
 
 from tests.chaos.faults import Server, disk, network_to
-from tests.chaos.storm import Fault, Result, Storm, chaos_study, comparable, prepare, undisturbed
+from tests.chaos.storm import (
+    Fault,
+    Launcher,
+    Result,
+    Storm,
+    chaos_study,
+    comparable,
+    prepare,
+    undisturbed,
+)
 
 
 def on_postgresql(folder: Path, trials: int, seconds: float) -> Result:
-    """Run two launchers of four workers, one of them behind a network that is cut."""
+    """Run two launchers; the one behind a network that is cut trains four trials together."""
     with ExitStack() as stack:
         server = Server(Path(tempfile.mkdtemp(prefix="robustlr-chaos-")))
         stack.callback(server.remove)
@@ -26,7 +35,9 @@ def on_postgresql(folder: Path, trials: int, seconds: float) -> Result:
         ]  # fmt: skip
         prepare(server.url, chaos_study(folder, trials))
         far = f"postgresql://{server.user}@127.0.0.1:{network.port}/{server.database}"
-        return Storm(server.url, [server.url, far], 4, folder, seed=1).run(faults, seconds)
+        return Storm(
+            server.url, [Launcher(server.url), Launcher(far, ("--fuse", "4"))], folder, seed=1
+        ).run(faults, seconds)
 
 
 def on_sqlite(folder: Path, trials: int, seconds: float) -> Result:
@@ -35,7 +46,7 @@ def on_sqlite(folder: Path, trials: int, seconds: float) -> Result:
         url = f"sqlite:///{small.folder}/study.db"
         prepare(url, chaos_study(folder, trials))
         faults = [Fault("full disk", share, 6, small.fill, small.free) for share in (0.2, 0.6)]
-        return Storm(url, [url], 4, folder, seed=2).run(faults, seconds)
+        return Storm(url, [Launcher(url)], folder, seed=2).run(faults, seconds)
 
 
 def tell(name: str, result: Result, expected: pd.DataFrame) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import sqlalchemy as sa
@@ -19,9 +19,14 @@ from robustlr.study import Study, load_study
 from tests.chaos.faults import kill
 from tests.helpers import ROOT
 
+WORKERS = 4
 LEASE_SECONDS = 5
 KILL_SECONDS = (1.0, 2.0)
-QUICK = {"ROBUSTLR_LEASE_SECONDS": str(LEASE_SECONDS), "ROBUSTLR_SAVE_SECONDS": "0.02"}
+QUICK = {
+    "ROBUSTLR_LEASE_SECONDS": str(LEASE_SECONDS),
+    "ROBUSTLR_SAVE_SECONDS": "0.02",
+    "TORCH_COMPILE_DISABLE": "1",  # compiled trials differ from those alone in last bits
+}
 
 AUDIT = {
     "sqlite": (
@@ -87,14 +92,18 @@ def prepare(url: str, study: Study) -> None:
                 connection.execute(sa.text(statement))
 
 
-class Storm:
-    """Launchers, one a URL, with ``per_launcher`` workers each, and faults until all is complete."""
+class Launcher(NamedTuple):
+    """Workers that reach the database under ``url``."""
 
-    def __init__(
-        self, url: str, launchers: Sequence[str], per_launcher: int, folder: Path, seed: int
-    ) -> None:
-        self._url, self._urls, self._per_launcher = url, launchers, per_launcher
-        self._folder = folder
+    url: str
+    options: tuple[str, ...] = ()
+
+
+class Storm:
+    """Launchers of four workers each, and faults until all is complete."""
+
+    def __init__(self, url: str, launchers: Sequence[Launcher], folder: Path, seed: int) -> None:
+        self._url, self._launchers, self._folder = url, launchers, folder
         self._random = random.Random(seed)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.result = Result()
@@ -142,14 +151,14 @@ class Storm:
 
     def _keep_launchers(self) -> None:
         """Start launchers, also again: one ends when trials have failed or nothing waits."""
-        for url in self._urls:
+        for url, options in self._launchers:
             running = self._running.get(url)
             if running is not None and running.poll() is None:
                 continue
             command = [sys.executable, "-m", "robustlr", "worker", "chaos", "--devices", "cpu"]
             with (self._folder / "launchers.log").open("ab") as log:
                 self._running[url] = subprocess.Popen(
-                    [*command, "--per-device", str(self._per_launcher)],
+                    [*command, "--per-device", str(WORKERS), *options],
                     env={**os.environ, **QUICK, **self._environment(url)},
                     cwd=ROOT,
                     stdout=log,
@@ -164,12 +173,12 @@ class Storm:
         """Kill a random worker, if it runs a trial."""
         try:
             with Storage(self._url) as storage:
-                running = storage.status("chaos").running
+                running = {trial.process for trial in storage.status("chaos").running}
         except Exception:  # as above
             return
-        chosen = self._random.randrange(len(self._urls) * self._per_launcher)
+        chosen = self._random.randrange(len(self._launchers) * WORKERS)
         if chosen < len(running):
-            self.result.kills += kill(running[chosen].process)
+            self.result.kills += kill(sorted(running)[chosen])
 
     def _stop(self) -> None:
         for process in self._running.values():
@@ -197,7 +206,7 @@ def undisturbed(folder: Path, study: Study) -> pd.DataFrame:
         command = [sys.executable, "-m", "robustlr", "worker", "chaos", "--devices", "cpu"]
         environment = {"ROBUSTLR_STORAGE": url, "ROBUSTLR_FOLDER": str(folder / "undisturbed")}
         done = subprocess.run(
-            [*command, "--per-device", "4"],
+            [*command, "--per-device", str(WORKERS)],
             env={**os.environ, **environment},
             cwd=ROOT,
             capture_output=True,

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from tests.chaos.faults import Server, disk, network_to
-from tests.chaos.storm import Fault, Result, Storm, chaos_study, comparable, prepare, undisturbed
+from tests.chaos.storm import (
+    Fault,
+    Launcher,
+    Result,
+    Storm,
+    chaos_study,
+    comparable,
+    prepare,
+    undisturbed,
+)
 
 TRIALS = 300
 
@@ -29,7 +38,7 @@ def _check(result: Result, expected: list[dict[str, Any]]) -> None:
 def test_eight_workers_on_postgresql(
     tmp_path: Path, expected: list[dict[str, Any]], own_postgresql: Server
 ) -> None:
-    """Two launchers of four workers, one of them behind a network that is cut."""
+    """Under two launchers; the one behind a network that is cut trains four trials together."""
     server = own_postgresql
     with disk(tmp_path / "disk", "16m") as small, network_to(server.socket) as network:
         faults = [
@@ -39,7 +48,9 @@ def test_eight_workers_on_postgresql(
         ]
         prepare(server.url, chaos_study(tmp_path, TRIALS))
         far = f"postgresql://{server.user}@127.0.0.1:{network.port}/{server.database}"
-        result = Storm(server.url, [server.url, far], 4, tmp_path, seed=7).run(faults, 1000)
+        result = Storm(
+            server.url, [Launcher(server.url), Launcher(far, ("--fuse", "4"))], tmp_path, seed=7
+        ).run(faults, 1000)
         assert result.faults == [fault.name for fault in faults]
         _check(result, expected)
         assert "does not work" in result.logs
@@ -53,7 +64,7 @@ def test_four_workers_on_sqlite(tmp_path: Path, expected: list[dict[str, Any]]) 
         url = f"sqlite:///{small.folder}/study.db"
         prepare(url, chaos_study(tmp_path, TRIALS))
         faults = [Fault("full disk", 0.3, 6, small.fill, small.free)]
-        result = Storm(url, [url], 4, tmp_path, seed=8).run(faults, 1000)
+        result = Storm(url, [Launcher(url)], tmp_path, seed=8).run(faults, 1000)
         assert result.faults == ["full disk"]
         _check(result, expected)
         assert small.was_full == small.can_fill

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from robustlr.copies import Copies
-from robustlr.errors import StorageError, UnavailableError, say
+from robustlr.errors import StorageError, UnavailableError, is_out_of_memory, say
 from robustlr.fused import Ended, Request, train_together
-from robustlr.program import UnfusableError
+from robustlr.fused_program import UnfusableError
 from robustlr.registry import load_task
 from robustlr.signals import Lost, Signals, StopRequested, stopping
 from robustlr.storage import Claim, Storage
@@ -18,7 +18,6 @@ from robustlr.worker import (
     copies_of,
     free_memory,
     give_back,
-    is_out_of_memory,
     patiently,
     trial_folder,
 )
@@ -78,8 +77,9 @@ class Fusing:
         except Exception as error:
             is_left = any(running.claim is first for running in self._running.values())
             if is_out_of_memory(error):
-                self._widths[first.cell] = width // 2
-                say(f"{first.cell}: out of memory with {width} trials together; half now: {error}")
+                number = len(self._running)
+                self._widths[first.cell] = number // 2
+                say(f"{first.cell}: out of memory with {number} trials together; half now: {error}")
                 return True
             self._widths[first.cell] = 1
             why = error if isinstance(error, UnfusableError) else f"{type(error).__name__}: {error}"
@@ -125,9 +125,15 @@ class Fusing:
             except (Lost, StopRequested) as error:
                 result = error
         running.copies.__exit__(None if isinstance(result, Outcome) else type(result))
-        conclude(self._storage, running.claim, self._device, self._signals, result, ended.seconds)
-        if isinstance(result, Outcome):
-            running.copies.remove()
+        conclude(
+            self._storage,
+            running.claim,
+            self._device,
+            self._signals,
+            result,
+            ended.seconds,
+            running.copies,
+        )
 
     def _give_back_all(self, but: Claim | None = None) -> None:
         """Return to the queue what runs still."""

@@ -12,16 +12,19 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from robustlr.dropout import Dropout
-from robustlr.errors import UserError
+from robustlr.errors import UserError, say
 from robustlr.scale import Scale
 from robustlr.task import Batch, GroupedPart, StackedPart, SupervisedTask
 from robustlr.training import Training, autocast, batches, take_step, task_loss
 
 COMPILE_STEPS = 2500
-"""From this many steps, of all trials together, the time that compiling takes is won back."""
+"""From this many steps, of trials that begin together, the time that compiling takes is won back."""
 
 FULL_SHARE = 0.2
 """The share of a CPU's peak from which a model's own arithmetic takes the time, however it is run."""
+
+PROMISING = 0.8
+"""From this gain, uncompiled, compiling can make trials faster together than alone."""
 
 MEASURED_CALLS = 3
 """How often steps together and alone are timed."""
@@ -73,6 +76,9 @@ class Program:
         self._objective = _Objective(first.task, self._model, first.scale)
         self._mapped: Callable[..., Any] = vmap(grad_and_value(self._loss))
         self._compiled = self._mapped
+        self._asked = 0  # steps, of all trials
+        self._gains: dict[tuple[int, int], float] = {}
+        self._may_compile = not isinstance(first.data.train, GroupedPart)  # shapes that stay
         self.width = 0
         self._batch = next(batches(first.data.train, first.scale, first.seeds.order))
         if first.task.augment is not None:  # with chance that is no trial's
@@ -80,13 +86,9 @@ class Program:
             self._batch = first.task.augment(self._batch, first.scale, noise)
         self.bytes = 0
         named = {n: p for n, p in self._objective.named_parameters() if p.requires_grad}
-        used = torch.cuda.memory_allocated() if device == "cuda" else 0
         with autocast(device):
             loss = self._objective(*self._batch)
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        if device == "cuda":
-            weights = sum(parameter.nbytes for parameter in named.values())
-            self.bytes = torch.cuda.max_memory_allocated() - used + 4 * weights
         self.trained = [n for n, g in zip(named, gradients, strict=True) if g is not None]
         everything = dict(self._objective.named_parameters()) | dict(
             self._objective.named_buffers()
@@ -94,12 +96,19 @@ class Program:
         self.others = [name for name in everything if name not in self.trained]
         layers = [n for n, m in self._objective.named_modules() if isinstance(m, Dropout)]
         self.keys = [f"{name}.key" for name in layers]
+        used = 0
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            used = torch.cuda.memory_allocated()
         try:
             self.gradients(*self._copies(2))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # what torch.func says of an operation that it cannot map
             raise UnfusableError(f"its loss cannot be mapped over trials: {error}") from error
+        if device == "cuda":  # with a model, an optimizer's state and a copy for checkpoints
+            weights = sum(parameter.nbytes for parameter in named.values())
+            self.bytes = (torch.cuda.max_memory_allocated() - used) // 2 + 4 * weights
 
     def tensor(self, model: nn.Module, name: str) -> Tensor:
         """Return a trial's own tensor of that name."""
@@ -119,21 +128,50 @@ class Program:
         loss: Tensor = functional_call(self._objective, (trained, others), (inputs, targets))
         return loss
 
-    def fits(self, width: int) -> int:
-        """Return how many of ``width`` trials fit into the memory that is free."""
+    def fits(self, trials: int) -> int:
+        """Return how many of so many trials fit into the memory that is free."""
         if not self.bytes:
-            return width
-        free, _ = torch.cuda.mem_get_info()
-        return max(1, min(width, int(MEMORY_SHARE * free / self.bytes)))
+            return trials
+        free, total = torch.cuda.mem_get_info()
+        ours = torch.cuda.get_per_process_memory_fraction() * total
+        free = min(free, int(ours) - torch.cuda.memory_reserved())
+        return max(1, min(trials, int(MEMORY_SHARE * free / self.bytes)))
 
-    def compile(self, width: int, first: Training) -> None:
-        """Compile the program for ``width`` trials, where that pays and was not done before."""
-        varies = isinstance(first.data.train, GroupedPart)
-        if self.width or width * first.scale.steps < COMPILE_STEPS or varies:
+    def prepare(self, trials: int, first: Training, if_faster: bool) -> None:
+        """Make ready for so many trials like ``first``; compile for them where that pays.
+
+        Raises:
+            UnfusableError: with ``if_faster``, that they are as fast alone.
+        """
+        if if_faster and trials == 1:
+            raise UnfusableError("no other waits, or fits")
+        if if_faster and self._gain(trials, first) < PROMISING:
+            raise UnfusableError("they are as fast so on this device")
+        self._compile(trials, first)
+        if if_faster and self._gain(trials, first) < 1:
+            raise UnfusableError("they are as fast so on this device")
+
+    def _compile(self, trials: int, first: Training) -> None:
+        """Compile for so many trials, again if they are many more than those before."""
+        self._asked += trials * first.scale.steps
+        if not self._may_compile or self._asked < COMPILE_STEPS or trials < 2 * self.width:
             return
-        if self._device == "cuda" or self._share_of_peak() < FULL_SHARE:
-            torch.compiler.reset()
-            self._compiled, self.width = torch.compile(self._mapped), width
+        is_cuda = self._device == "cuda"
+        if not is_cuda and self._share_of_peak() >= FULL_SHARE:
+            self._may_compile = False
+            return
+        torch.compiler.reset()
+        # On a GPU small kernels wait for their launches: a captured graph has one for all. (Not with
+        # batch normalisation: torch captures nothing that changes its inputs.)
+        mode = "reduce-overhead" if is_cuda else "default"
+        self._compiled, self.width = torch.compile(self._mapped, mode=mode), trials
+        try:
+            self.gradients(*self._copies(trials))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # such as a machine without a C++ compiler
+            self._compiled, self.width, self._may_compile = self._mapped, 0, False
+            say(f"trials are trained together uncompiled: {_first_line(error)}")
 
     def _share_of_peak(self) -> float:
         """Return the arithmetic of a trial's step alone, by the second, over that of a large product."""
@@ -148,18 +186,21 @@ class Program:
         peak = 2 * 1024**3 / _seconds(lambda: matrix @ matrix, self._device)
         return float(counter.get_total_flops()) / _seconds(step, self._device) / peak
 
-    def is_faster(self, width: int, first: Training) -> bool:
-        """Return whether a step of ``width`` trials takes less time together than alone."""
-        given = self._copies(width)
-        alone = deepcopy(self._model)
-        optimizer = first.run.config.build_optimizer(alone)
+    def _gain(self, trials: int, first: Training) -> float:
+        """Return how many times as fast so many trials step together; it is measured once."""
+        key = trials, self.width
+        if key not in self._gains:
+            given = self._copies(trials)
+            alone = deepcopy(self._model)
+            optimizer = first.run.config.build_optimizer(alone)
 
-        def one_by_one() -> None:
-            for _ in range(width):
-                take_step(first.task, alone, optimizer, self._batch, first.scale)
+            def one_by_one() -> None:
+                for _ in range(trials):
+                    take_step(first.task, alone, optimizer, self._batch, first.scale)
 
-        together = _seconds(lambda: self.gradients(*given), self._device)
-        return together < _seconds(one_by_one, self._device)
+            together = _seconds(lambda: self.gradients(*given), self._device)
+            self._gains[key] = _seconds(one_by_one, self._device) / together
+        return self._gains[key]
 
     def _copies(self, trials: int) -> tuple[Named, Named, Batch]:
         """Return what so many equal trials give ``gradients``."""
@@ -184,7 +225,8 @@ def program_of(first: Training, device: str) -> Program:
         UnfusableError: such trials must be trained alone.
     """
     alike = replace(first.scale, steps=0, epochs=0, schedule="constant", warmup=0.0)
-    key = (first.task.loss, first.task.model, first.task.augment, str(alike), device)
+    task = first.task
+    key = (task.loss, task.model, task.data, task.augment, str(alike), device)
     if key not in _kept:
         _kept.clear()
         _kept[key] = Program(first, device)
@@ -204,6 +246,10 @@ def _check(training: Training, model: nn.Module) -> None:
             raise UnfusableError(
                 f"its {name} draws from torch's one generator: see robustlr.dropout"
             )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _seconds(function: Callable[[], object], device: str) -> float:
