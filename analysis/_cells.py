@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from robustlr.scale import CONDITIONS
-from robustlr.task import COLUMNS
+from robustlr.task import COLUMNS, CURVE
 
 
 def conditions(table: pd.DataFrame) -> list[str]:
@@ -19,7 +20,7 @@ def conditions(table: pd.DataFrame) -> list[str]:
 
 def hyperparameters(trials: pd.DataFrame) -> list[str]:
     """Return the hyperparameter columns, those without any value left out."""
-    known = {*COLUMNS, *conditions(trials), "loss", "worst_loss"}
+    known = {*COLUMNS, CURVE, *conditions(trials), "loss", "worst_loss"}
     return [name for name in trials if name not in known and trials[name].notna().any()]
 
 
@@ -27,17 +28,42 @@ def with_losses(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials with ``loss`` and ``worst_loss``: lower is better, whatever the metric.
 
     A diverged run, and one that is worse than a model that learnt nothing, counts as the task's
-    worst value. Hyperparameters are rounded to six digits, so that one setting written in two ways
-    is one setting.
+    worst value. A perplexity's loss is its logarithm, in nats: of a vocabulary's size even a small
+    share is more than there is to tell apart. Hyperparameters are rounded to six digits, so that one
+    setting written in two ways is one setting.
     """
-    sign = trials["direction"].map({"minimize": 1.0, "maximize": -1.0}).astype(float)
-    worst = sign * trials["worst"].astype(float)
-    loss = (sign * trials["value"].astype(float)).where(~trials["diverged"].astype(bool), worst)
+    worst = _loss(trials, "worst")
+    loss = _loss(trials, "value").where(~trials["diverged"].astype(bool), worst)
     trials = trials.assign(loss=loss.fillna(worst).clip(upper=worst), worst_loss=worst)
     for name in hyperparameters(trials):
         if pd.api.types.is_numeric_dtype(trials[name]):
-            trials[name] = trials[name].map(lambda value: float(f"{value:.6g}"))
+            rounded = {value: float(f"{value:.6g}") for value in trials[name].unique()}
+            trials[name] = trials[name].map(rounded)
     return trials
+
+
+def is_perplexity(metric: Any) -> bool:
+    """Return whether a metric is told in nats when runs are compared."""
+    return str(metric).endswith("perplexity")
+
+
+def _loss(trials: pd.DataFrame, column: str) -> pd.Series:
+    sign = trials["direction"].map({"minimize": 1.0, "maximize": -1.0}).astype(float)
+    values = sign * trials[column].astype(float)
+    if "metric" not in trials:
+        return values
+    in_nats = [metric for metric in trials["metric"].unique() if is_perplexity(metric)]
+    return values.mask(trials["metric"].isin(in_nats), np.log(values.clip(lower=1)))
+
+
+def in_unit(cell: pd.DataFrame, loss: float) -> float:
+    """Return a loss of the cell, or the mean of some, in the unit of the task's metric.
+
+    Of perplexities that is their geometric mean.
+    """
+    if "metric" in cell and is_perplexity(cell["metric"].iloc[0]):
+        return float(np.exp(loss))
+    return -loss if cell["direction"].iloc[0] == "maximize" else loss
 
 
 def cells(
@@ -45,7 +71,7 @@ def cells(
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Yield each cell's key (task, optimizer and conditions) and its trials, with losses."""
     keys = ["task", "optimizer", *(name for name in conditions(trials) if name not in without)]
-    keys += ["conditions"] if "conditions" in trials else []  # so that tables of results know them
+    keys += [n for n in ("metric", "direction", "conditions") if n in trials]  # for tables to know
     for values, cell in with_losses(trials).groupby(keys, sort=False, dropna=False):
         yield dict(zip(keys, values, strict=True)), cell
 
@@ -53,7 +79,8 @@ def cells(
 def point_by_seed(trials: pd.DataFrame, column: str = "loss") -> pd.DataFrame:
     """Return one cell's values as a table with a row a point and a column a seed."""
     names = hyperparameters(trials) or ["lr"]
-    return trials.pivot_table(index=names, columns="seed", values=column, sort=True)
+    means = trials.groupby([*names, "seed"], observed=True)[column].mean()
+    return means.unstack("seed").dropna(how="all")
 
 
 def tuned_by_seed(by_seed: pd.DataFrame) -> pd.Series:
@@ -61,11 +88,15 @@ def tuned_by_seed(by_seed: pd.DataFrame) -> pd.Series:
 
     ``by_seed`` is ``point_by_seed``'s table; a single seed chooses for itself.
     """
-    tuned = {}
-    for seed in by_seed:
-        others = by_seed.drop(columns=seed) if by_seed.shape[1] > 1 else by_seed
-        tuned[seed] = by_seed.loc[others.mean(axis=1).idxmin(), seed]
-    return pd.Series(tuned)
+    values = by_seed.to_numpy(float)
+    known = ~np.isnan(values)
+    filled, counts = np.where(known, values, 0.0), known.astype(int)
+    if values.shape[1] > 1:
+        filled = filled.sum(axis=1, keepdims=True) - filled
+        counts = counts.sum(axis=1, keepdims=True) - counts
+    others = np.where(counts > 0, filled / np.maximum(counts, 1), np.inf)
+    chosen = others.argmin(axis=0)
+    return pd.Series(values[chosen, np.arange(values.shape[1])], index=by_seed.columns)
 
 
 def of_role(cell: pd.DataFrame, *roles: str) -> pd.DataFrame:
@@ -90,3 +121,23 @@ def shown_setting(names: list[str], values: Any) -> str:
         f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}"
         for name, value in zip(names, values, strict=True)
     )
+
+
+def in_units(cell: pd.DataFrame, losses: "np.typing.NDArray[np.float64]") -> Any:
+    """Return losses of the cell in the unit of the task's metric; see ``in_unit``."""
+    if "metric" in cell and is_perplexity(cell["metric"].iloc[0]):
+        return np.exp(losses)
+    return -losses if cell["direction"].iloc[0] == "maximize" else losses
+
+
+def within_range(cell: pd.DataFrame, bounds: tuple[float, ...]) -> tuple[float, float]:
+    """Return an interval's bounds in the metric's unit, kept to what the metric can be.
+
+    That is no worse than the worst value, and not below 0 for what is minimised and never was.
+    """
+    worst = float(cell["worst"].iloc[0])
+    low, high = sorted(bounds)
+    if cell["direction"].iloc[0] == "maximize":
+        return max(low, worst), high
+    least = 0.0 if cell["value"].min() >= 0 else low
+    return max(low, least), min(high, worst)

@@ -49,3 +49,14 @@ def share_interval(hits: int, total: int) -> tuple[float, float, float]:
 
 def _quantile(count: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+
+
+def spanning_interval(*samples: pd.Series) -> tuple[float, float]:
+    """Return the bounds that hold Student's interval of each sample.
+
+    A setting judged on the seeds that chose it is flattered; judged on each seed when the others chose,
+    it is at best as good as the best. What the best setting is worth lies between, where seeds cannot
+    tell settings apart; where they can, the samples are the same.
+    """
+    bounds = np.array([mean_interval(sample)[1:] for sample in samples])
+    return float(bounds[:, 0].min()), float(bounds[:, 1].max())

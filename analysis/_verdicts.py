@@ -1,13 +1,11 @@
 """Whether a study's trials show what a paper found."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from robustlr.analysis._cells import of_role, point_by_seed, tuned_by_seed, with_losses
+from robustlr.analysis._cells import in_unit, of_role, point_by_seed, tuned_by_seed, with_losses
 from robustlr.analysis._intervals import mean_interval
 from robustlr.findings import Arm, Finding
 
@@ -17,18 +15,13 @@ def judge(findings: Sequence[Finding], trials: pd.DataFrame) -> pd.DataFrame:
 
     ``difference`` is how much better, in the metric's unit, averaged over seeds with Student's
     interval. Perplexities are compared by their logarithm, in nats, and shown by their geometric
-    mean: of a vocabulary's size even a small share is more than there is to tell apart. A tuned
-    setting is chosen for each seed on the other seeds. The verdict is "yes" if the whole interval
-    lies above -``margin``, "no" if none of it does, "undecided" if part of it does, as with a single
-    seed, and "no trials" where an arm has none.
+    mean. A tuned setting is chosen for each seed on the other seeds. The verdict is "yes" if the
+    whole interval lies above -``margin``, "no" if none of it does, "undecided" if part of it does,
+    as with a single seed, and "no trials" where an arm has none.
     """
     if trials.empty:
         return pd.DataFrame()
     trials = with_losses(trials)
-    if "metric" in trials:
-        in_nats = trials["metric"].map(_is_perplexity)
-        for column in ("loss", "worst_loss"):
-            trials[column] = trials[column].mask(in_nats, np.log(trials[column].clip(lower=1)))
     rows = []
     for finding in findings:
         for task in finding.tasks or trials["task"].unique():
@@ -52,14 +45,9 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
     margin = finding.margin * available
     differences = (sides[1] - sides[0]).dropna()
     difference, low, high = mean_interval(differences)
-    metric = trials["metric"].iloc[0] if "metric" in trials else ""
-    values = [side.mean() for side in sides]
-    if _is_perplexity(metric):
-        values = [math.exp(value) for value in values]
-    if trials["direction"].iloc[0] == "maximize":
-        values = [-value for value in values]
+    values = [in_unit(trials, side.mean()) for side in sides]
     return {
-        "metric": metric,
+        "metric": trials["metric"].iloc[0] if "metric" in trials else "",
         "better": labels["better"],
         "better_value": values[0],
         "than": labels["than"],
@@ -71,10 +59,6 @@ def _compare(finding: Finding, trials: pd.DataFrame, better: str, than: str) -> 
         "seeds": len(differences),
         "verdict": "yes" if low > -margin else "no" if high <= -margin else "undecided",
     }
-
-
-def _is_perplexity(metric: str) -> bool:
-    return metric.endswith("perplexity")
 
 
 def _by_seed(trials: pd.DataFrame, arm: Arm, optimizer: str) -> pd.Series:

@@ -19,12 +19,21 @@ from robustlr.analysis._cells import (
     cells,
     conditions,
     counts,
+    in_unit,
     of_role,
     point_by_seed,
     tuned_by_seed,
+    within_range,
 )
 from robustlr.analysis._intervals import mean_interval
-from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
+from robustlr.analysis._plots import (
+    MARKERS,
+    add_legend,
+    draw_intervals,
+    metric_label,
+    panels,
+    title_of,
+)
 
 TITLE = "Tuned performance under each condition"
 PICTURE_PER = "condition"
@@ -35,29 +44,60 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     varied = [name for name in conditions(trials) if trials[name].nunique() > 1]
     rows: list[dict[str, Any]] = []
     for key, cell in cells(of_role(trials, "design")):
-        sign = -1.0 if cell["direction"].iloc[0] == "maximize" else 1.0
         tuned = tuned_by_seed(point_by_seed(cell))
-        value, *bounds = (sign * number for number in mean_interval(tuned))
-        low, high = sorted(bounds)
+        value, *bounds = (in_unit(cell, number) for number in mean_interval(tuned))
+        low, high = within_range(cell, tuple(bounds))
         numbers = {"value": value, "low": low, "high": high, "worst": cell["worst"].iloc[0]}
         rows += [key | {"condition": name} | numbers | counts(cell) for name in varied]
     return pd.DataFrame(rows)
 
 
+def verdict(table: pd.DataFrame) -> str:
+    """Say which values of each condition are surely better than others for which optimizers."""
+    if table.empty:
+        return (
+            "No condition varies here: this needs a study with two values of one, such as "
+            "warmup = [true, false], and a grid, random or sobol design."
+        )
+    if table["low"].isna().all():
+        return "With a single seed no difference is sure: this needs at least two."
+    sentences = []
+    for name, rows in table.groupby("condition", sort=False):
+        others = [other for other in conditions(table) if other != name]
+        keys = ["task", "optimizer", *others]
+        groups = [group for _, group in rows.groupby(keys, sort=False, dropna=False)]
+        sure = sum(_differ(group) for group in groups)
+        cases = "case" if len(groups) == 1 else "cases"
+        sentences.append(
+            f"{name} surely changes the tuned result in {sure} of {len(groups)} {cases} (task and "
+            "optimizer), where the intervals of two of its values do not meet"
+            + ("." if sure == len(groups) else "; in the others we cannot tell.")
+        )
+    return " ".join(sentences)
+
+
+def _differ(group: pd.DataFrame) -> bool:
+    """Return whether two rows' intervals do not meet."""
+    return bool(group["low"].max() > group["high"].min())
+
+
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw one condition: a panel a task and setting of the others, a line an optimizer."""
+    """Draw one condition: a panel a task, a row an optimizer, a colour a value.
+
+    Of a condition of three numbers or more the panel has an axis of them, and a line an optimizer.
+    """
     name = table["condition"].iloc[0]
     others = [other for other in conditions(table) if other != name]
+    if table[name].nunique() < 3 or not pd.api.types.is_numeric_dtype(table[name]):
+        return draw_intervals(table, "value", hue=[name, *others])
     groups = list(table.groupby(["task", *others], sort=False, dropna=False))
     figure, axes = panels(len(groups))
     optimizers = list(table["optimizer"].unique())
-    values = list(dict.fromkeys(table[name]))
+    values = sorted(table[name].unique())
     for panel, (_, group) in zip(axes, groups, strict=True):
         _draw_panel(panel, group, name, values, optimizers)
-        first = group.iloc[0]
-        title = " · ".join(filter(None, [first["task"], shown_condition(first, others)]))
-        panel.set_title(title)
-    add_legend(figure, axes[0])
+        panel.set_title(title_of(group.iloc[0], others), fontsize=11)
+    add_legend(figure, *axes)
     return figure
 
 
@@ -68,15 +108,15 @@ def _draw_panel(
     for optimizer, line in group.groupby("optimizer", sort=False):
         index = optimizers.index(optimizer)
         offset = 0.06 * (index - (len(optimizers) - 1) / 2)  # so that intervals stand apart
+        line = line.sort_values(name)
         places = [values.index(value) + offset for value in line[name]]
         style = {"color": colors[index], "marker": MARKERS[index % len(MARKERS)]}
         panel.plot(places, line["value"], label=optimizer, **style)
         panel.vlines(places, line["low"], line["high"], color=colors[index])
     panel.axhline(group["worst"].iloc[0], color="grey", ls=":", lw=1)
-    span = [*group["value"], group["worst"].iloc[0]]
+    span = list(group["value"])
     margin = 0.05 * (max(span) - min(span)) or 0.5
     panel.set_ylim(min(span) - margin, max(span) + margin)  # wide intervals must not flatten it
-    labels = [shown_condition({name: value}, [name]).partition("=")[2] for value in values]
-    panel.set_xticks(range(len(values)), labels)
+    panel.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     panel.set_xlabel(name)
-    panel.set_ylabel("value")
+    panel.set_ylabel(metric_label(group.iloc[0]), fontsize=10)

@@ -4,7 +4,9 @@ The share of the design's runs that diverged (a loss that is not finite, or beyo
 and the share that learnt nothing, the diverged among them: runs that made less than 1 % of the best
 run's gain over the worst value. Wilson's interval treats runs as independent.
 
-Limits: the shares depend on the ranges searched.
+Reads ``design`` and ``adaptive`` trials. Limits: the shares depend on the ranges searched, and an
+adaptive search avoids what fails. Runs of one setting tend to fail together, so where settings have
+several seeds the interval is too narrow.
 """
 
 import pandas as pd
@@ -30,6 +32,18 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         bounds = {"diverged_low": low, "diverged_high": high, "runs": len(cell)}
         rows.append(key | shares | counts(cell) | bounds)
     return pd.DataFrame(rows)
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return the share of failed runs of each optimizer over tasks and conditions."""
+    if table.empty:
+        return "This needs finished trials of a design."
+    said = []
+    for optimizer, rows in table.groupby("optimizer", sort=False):
+        weights = rows["runs"] / rows["runs"].sum()
+        useless, diverged = ((rows[name] * weights).sum() for name in ("useless", "diverged"))
+        said.append(f"{optimizer} {100 * useless:.0f} % ({100 * diverged:.0f} % diverged)")
+    return f"Runs of the search that learnt nothing: {'; '.join(said)}."
 
 
 def draw(table: pd.DataFrame) -> Figure:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from robustlr.errors import UserError
+from robustlr.errors import UserError, unknown
 from robustlr.options import open_database
 
 if TYPE_CHECKING:
@@ -25,6 +25,15 @@ def create_study(source: str, scale: str | None, url: str) -> "Study":
     if not new and database.load_study(study.name).findings != study.findings:
         print("its findings stay those that it was created with")
     return study
+
+
+def queue_confirmation(name: str, seeds: int, url: str) -> None:
+    """Queue the trials that confirm a finished study; say how many are new."""
+    from robustlr.confirm import queue_confirmation
+
+    new = queue_confirmation(open_database(url), name, seeds)
+    what = f"{new} trials queued" if new else "all trials are in the database already"
+    print(f"{name}: {what}, of each cell's best and out-of-the-box setting")
 
 
 def run_trials(
@@ -95,5 +104,46 @@ def write_report_of(name: str, url: str, out: Path | None, only: list[str]) -> N
     database = open_database(url)
     study, progress = database.load_study(name), database.progress(name)
     folder = out or Path("report", name)
-    page = write_report(database.trials(name), folder, study=study, progress=progress, only=only)
+    trials = database.trials(name, curves=True)
+    page = write_report(trials, folder, study=study, progress=progress, only=only)
     print(f"report: {page}")
+
+
+def draw_heatmaps_of(
+    name: str,
+    url: str,
+    out: Path,
+    *,
+    axes: tuple[str, str | None],
+    only: dict[str, str | None],
+) -> None:
+    """Draw a stored study's heatmaps over two hyperparameters; say where they are.
+
+    ``only`` is the task and the optimizer to draw, or None for all.
+    """
+    from robustlr.analysis import _cells, heatmap
+    from robustlr.report import pictures
+
+    trials = open_database(url).trials(name)
+    known = _cells.hyperparameters(trials)
+    for axis in axes:
+        if len(trials) and axis is not None and axis not in known:
+            raise unknown("hyperparameter of the study", axis, known)
+    table = heatmap.compute(trials, *axes)
+    if table.empty:
+        raise UserError(
+            f'study "{name}" has no heatmap: it needs finished trials of a grid, random or sobol '
+            "design with two hyperparameters"
+        )
+    for column, value in only.items():
+        drawn = list(table[column].unique())
+        if value is not None and value not in drawn:
+            raise unknown(f"{column} with a heatmap", value, drawn)
+        table = table if value is None else table[table[column] == value]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for picture in pictures("heatmap", heatmap, table):
+            (out / picture.file).write_bytes(picture.png)
+            print(out / picture.file)
+    except OSError as error:
+        raise UserError(f"no picture can be written to {out}: {error.strerror}") from error

@@ -11,11 +11,14 @@ import typer
 from robustlr.actions import (
     check_finished,
     create_study,
+    draw_heatmaps_of,
+    queue_confirmation,
     run_trials,
     submit_jobs,
     write_report_of,
 )
-from robustlr.errors import UserError, extra, unknown
+from robustlr.commands import analyze, compare, export, import_
+from robustlr.errors import UserError, extra
 from robustlr.options import (
     DEFAULT_URL,
     LOOPBACK,
@@ -42,8 +45,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-study_app = typer.Typer(help="Create, list, show and delete studies.", no_args_is_help=True)
+study_app = typer.Typer(help="Create, list, show, move and delete studies.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+app.command()(analyze)
+app.command()(compare)
+study_app.command()(export)
+study_app.command("import")(import_)
 storage_app = typer.Typer(help="Upgrade a database, or share it.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
 
@@ -198,6 +205,30 @@ def worker(
 
 
 @app.command()
+def confirm(
+    name: Name,
+    seeds: Annotated[int, typer.Option(min=1, help="How many fresh seeds.")] = 10,
+    storage: Url = DEFAULT_URL,
+    devices: Devices = None,
+    per_device: PerDevice = None,
+    memory_fraction: MemoryFraction = None,
+    fuse: Fuse = None,
+    queue_only: Annotated[
+        bool, typer.Option("--queue-only", help="Leave the trials to robustlr worker.")
+    ] = False,
+) -> None:
+    """Run each cell's best and out-of-the-box setting on fresh seeds; the best is that by validation.
+
+    Doing it twice is harmless; more seeds are added to those that are there.
+    """
+    queue_confirmation(name, seeds, storage)
+    if queue_only:
+        return
+    run_trials(name, storage, devices, per_device, memory_fraction, fuse)
+    check_finished(name, storage)
+
+
+@app.command()
 def status(
     name: Name,
     storage: Url = DEFAULT_URL,
@@ -232,31 +263,18 @@ def report(
 def heatmap(
     name: Name,
     storage: Url = DEFAULT_URL,
+    x: Annotated[str, typer.Option(help="The hyperparameter to the right.")] = "lr",
+    y: Annotated[
+        str | None, typer.Option(help="The one upward; default: weight_decay, or another.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="One task, or worst-task; default: all of them.")
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="One optimizer; default: all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path(),
 ) -> None:
-    """Draw sensitivity heatmaps over two hyperparameters."""
-    from robustlr.analysis import heatmap as module
-    from robustlr.report import pictures
-
-    table = module.compute(open_database(storage).trials(name))
-    if table.empty:
-        raise UserError(
-            f'study "{name}" has no heatmap: it needs finished trials of a grid, random or sobol '
-            "design with two hyperparameters"
-        )
-    if optimizer is not None:
-        drawn = list(table["optimizer"].unique())
-        if optimizer not in drawn:
-            raise unknown("optimizer with a heatmap", optimizer, drawn)
-        table = table[table["optimizer"] == optimizer]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for picture in pictures("heatmap", module, table):
-            (out / picture.file).write_bytes(picture.png)
-            print(out / picture.file)
-    except OSError as error:
-        raise UserError(f"no picture can be written to {out}: {error.strerror}") from error
+    """Draw heatmaps over two hyperparameters: a picture a task, all optimizers side by side."""
+    draw_heatmaps_of(name, storage, out, axes=(x, y), only={"task": task, "optimizer": optimizer})
 
 
 @app.command()

@@ -29,6 +29,7 @@ from robustlr.storage import Storage
 METHODS = (
     "cells",
     "claim",
+    "columns",
     "complete",
     "create_study",
     "delete_study",
@@ -42,9 +43,9 @@ METHODS = (
     "release",
     "remove_file",
     "renew",
+    "repeat",
     "report",
     "requeue_failed",
-    "rows",
     "spec",
     "status",
     "study_names",

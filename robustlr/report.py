@@ -1,11 +1,20 @@
-"""The report: every analysis's table as CSV, its pictures, and one HTML file that holds them all."""
+"""The report: each analysis's question, verdict, evidence and limits, in one HTML file.
+
+Beside it lie the tables, as CSV and LaTeX, the pictures, and the trials, as CSV and, where pyarrow is
+installed, as Parquet.
+"""
 
 import base64
 import inspect
 import io
+import itertools
+import multiprocessing
+import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,8 +23,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from robustlr.analysis._verdicts import judge
+from robustlr.compare import compare
 from robustlr.errors import UserError, unknown
 from robustlr.registry import analyses
+from robustlr.tabular import as_html, as_latex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,16 +34,33 @@ if TYPE_CHECKING:
     from robustlr.status import Progress
     from robustlr.study import Study
 
+MOST_ROWS = 200
+"""How many rows of a table the page shows; the file has all."""
+
 LONG_TABLE_ROWS = 40
-ORDER = ("sensitivity", "near-optimal", "gap", "warmup", "divergence", "lr-curves", "heatmap")
+"""A longer table is folded on a screen; on paper none is."""
+
+MANY_TRIALS = 20_000
+"""From here on sections are made in several processes, each of which takes seconds to start."""
+
+ORDER = (
+    "sensitivity",
+    "near-optimal",
+    "gap",
+    "warmup",
+    "divergence",
+    "lr-curves",
+    "heatmap",
+)
 """The sections of the report that come first, in this order; others follow by name."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: its file, its text alternative and its PNG bytes."""
+    """A drawn figure: its file, what it is of, its text alternative and its PNG bytes."""
 
     file: str
+    subject: str
     alternative: str
     png: bytes
 
@@ -44,33 +72,39 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One analysis of the report."""
+    """One analysis of the report: what it asks, what it finds, what shows it, what it cannot say."""
 
+    name: str
     title: str
-    question: str
+    verdict: str
     method: Sequence[Markup]
+    limits: Sequence[Markup]
     file: str
     table: str
     rows: int
-    pictures: Sequence[Picture]
+    question: str = ""
+    pictures: Sequence[Picture] = ()
 
 
 def write_report(
     trials: pd.DataFrame,
     out: Path,
     *,
-    study: "Study",
-    progress: "Progress",
+    study: "Study | None" = None,
+    progress: "Progress | None" = None,
+    title: str = "",
     only: Sequence[str] = (),
 ) -> Path:
-    """Write the report on a study's tidy table into the folder ``out``; return the HTML file.
+    """Write the report on a tidy table into the folder ``out``; return the HTML file.
 
-    The page says how many of the study's trials (``progress``) it does not speak of.
+    Of a ``study``, the page says what it asks, how many of its trials (``progress``) the page does not
+    speak of, and whether its findings and the papers' numbers show. ``title`` heads the page where
+    there is no study.
 
     Raises:
         UserError: there are no trials, or no analysis has a name in ``only``.
     """
-    if trials.empty:
+    if trials.empty and study is not None:
         raise UserError(
             f'study "{study.name}" has no finished trial yet: robustlr worker {study.name}'
         )
@@ -80,23 +114,22 @@ def write_report(
             raise unknown("analysis", name, modules)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        trials.to_csv(out / "trials.csv", index=False)
+        _write_trials(trials, out)
         names = only or sorted(
             modules, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)
         )
-        sections = [_section(name, modules[name], trials, out) for name in names]
-        verdicts = judge(study.findings, trials)
-        if not verdicts.empty:
-            verdicts.to_csv(out / "findings.csv", index=False)
+        own = [] if study is None or only else _of_study(study, trials, out)
+        sections = [*own, *_sections(names, trials, out)]
         page = out / "report.html"
-        html = _render(trials, study, progress, sections, _html_table(verdicts))
-        page.write_text(html, encoding="utf-8")
+        page.write_text(_render(trials, study, progress, title, sections), encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {out}: {error.strerror}") from error
     return page
 
 
-def pictures(name: str, module: ModuleType, table: pd.DataFrame) -> Iterator[Picture]:
+def pictures(
+    name: str, module: ModuleType, table: pd.DataFrame, verdict: str = ""
+) -> Iterator[Picture]:
     """Yield an analysis's pictures: one, or one for each value of its ``PICTURE_PER`` column."""
     stem = name.replace("-", "_")
     per = getattr(module, "PICTURE_PER", None)
@@ -104,42 +137,158 @@ def pictures(name: str, module: ModuleType, table: pd.DataFrame) -> Iterator[Pic
     for value, group in groups:
         file = f"{stem}-{value}.png".replace(":", "-").replace("/", "-") if value else f"{stem}.png"
         subject = f"{module.TITLE}, {value}" if value else module.TITLE
-        alternative = f"{subject}: the numbers are in {stem}.csv."
-        yield Picture(file, alternative, _png(module.draw(group)))
+        alternative = " ".join(
+            filter(None, [f"{subject}.", verdict, f"The numbers are in {stem}.csv."])
+        )
+        yield Picture(file, subject, alternative, _png(module.draw(group)))
 
 
 def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")  # titles stay whole
     return buffer.getvalue()
 
 
-def _section(name: str, module: ModuleType, trials: pd.DataFrame, out: Path) -> Section:
+def _write_trials(trials: pd.DataFrame, out: Path) -> None:
+    trials.to_csv(out / "trials.csv", index=False)
+    if find_spec("pyarrow") is not None:
+        mixed = [name for name in trials if trials[name].dtype == object]
+        # A column of numbers and texts, as hyperparameters can be, has no type but text there.
+        trials.assign(**{name: _of_one_type(trials[name]) for name in mixed}).to_parquet(
+            out / "trials.parquet", index=False
+        )
+
+
+def _of_one_type(values: pd.Series) -> pd.Series:
+    kinds = {type(value) for value in values.dropna()}
+    return values if len(kinds) <= 1 else values.map(str, na_action="ignore")
+
+
+def _write_table(table: pd.DataFrame, out: Path, stem: str, caption: str) -> None:
+    header = pd.DataFrame(columns=["task", "optimizer"])  # an empty file is no CSV
+    (header if table.empty else table).to_csv(out / f"{stem}.csv", index=False)
+    if not table.empty:
+        latex = as_latex(table, caption)
+        (out / f"{stem}.tex").write_text(latex, encoding="utf-8")
+
+
+def _sections(names: Sequence[str], trials: pd.DataFrame, out: Path) -> Iterator[Section]:
+    """Yield the analyses' sections: those of many trials are made on all cores."""
+    processes = min(len(names), os.cpu_count() or 1)
+    if len(trials) < MANY_TRIALS or processes == 1:
+        for name in names:
+            yield _section(name, trials, out)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+    with ProcessPoolExecutor(processes, context, _keep, (trials,)) as pool:
+        yield from pool.map(_section_of_kept, names, itertools.repeat(out))
+
+
+_kept: list[pd.DataFrame] = []
+"""In a process that makes sections: the trials, sent once."""
+
+
+def _keep(trials: pd.DataFrame) -> None:
+    _kept.append(trials)
+
+
+def _section_of_kept(name: str, out: Path) -> Section:
+    return _section(name, _kept[0], out)
+
+
+def _section(name: str, trials: pd.DataFrame, out: Path) -> Section:
+    module = analyses()[name]
     table = module.compute(trials)
     question, _, method = (inspect.getdoc(module) or "").partition("\n")
-    file = f"{name.replace('-', '_')}.csv"
-    header = pd.DataFrame(columns=["task", "optimizer"])  # an empty file is no CSV
-    (header if table.empty else table).to_csv(out / file, index=False)
-    drawn = [] if table.empty else list(pictures(name, module, table))
+    stem = name.replace("-", "_")
+    _write_table(table, out, stem, module.TITLE)
+    judged = getattr(module, "verdict", None)
+    verdict = judged(table) if judged else ""
+    drawn = [] if table.empty else list(pictures(name, module, table, verdict))
     for picture in drawn:
         (out / picture.file).write_bytes(picture.png)
+    paragraphs = [text for text in method.strip().split("\n\n") if text]
+    first = next((i for i, text in enumerate(paragraphs) if text.startswith("Limits:")), None)
+    limits = [] if first is None else paragraphs[first:]
     return Section(
+        name=name,
         title=module.TITLE,
         question=question,
-        method=[_paragraph(text) for text in method.strip().split("\n\n")],
-        file=file,
-        table=_html_table(table),
+        verdict=verdict or ("" if len(table) else "These trials cannot answer it."),
+        method=[_paragraph(text) for text in paragraphs[: len(paragraphs) - len(limits)]],
+        limits=[_paragraph(_sentence(text.removeprefix("Limits:"))) for text in limits],
+        file=f"{stem}.csv",
+        table=as_html(table.head(MOST_ROWS)),
         rows=len(table),
         pictures=drawn,
     )
 
 
+FINDINGS = """
+Each row compares two arms on one task, at their best settings unless it says ``default`` or ``median``
+(over the settings); a tuned setting is chosen for each seed on the other seeds. ``difference`` is how
+much better the first is, in the metric's unit (of perplexities, in nats), with Student's interval over
+seeds. The verdict is yes where the whole interval lies above minus the ``margin`` that the finding
+allows, no where none of it does, and undecided where part of it does, as with a single seed."""
+
+PAPERS = """
+Tuned results beside the published values, both with ranks within one table of a paper. A value is the
+mean over seeds, each at the setting that is best on the other seeds, with Student's interval. Whether
+two optimizers have the paper's order is judged on their difference, paired by seed."""
+
+
+def _of_study(study: "Study", trials: pd.DataFrame, out: Path) -> Iterator[Section]:
+    """Yield the sections that only a study has: its findings, and the papers' numbers."""
+    judged = judge(study.findings, trials)
+    if not judged.empty:
+        _write_table(judged, out, "findings", "Findings")
+        counts = judged["verdict"].value_counts()
+        said = [f"{counts[v]} {v}" for v in ("yes", "no", "undecided", "no trials") if v in counts]
+        yield Section(
+            name="findings",
+            title="Do the findings show here?",
+            verdict=f"Of {len(judged)} comparisons that the findings make: {', '.join(said)}.",
+            method=[_paragraph(FINDINGS)],
+            limits=[
+                Markup(f"This is about trials at scale {study.scale}, not about the paper's own.")
+            ],
+            file="findings.csv",
+            table=as_html(_with_sources(judged)),
+            rows=len(judged),
+        )
+    comparison = compare(trials, study.scale)
+    if not comparison.table.empty:
+        _write_table(comparison.table, out, "papers", "Against the papers")
+        yield Section(
+            name="papers",
+            title="Against the papers",
+            verdict=comparison.verdict,
+            method=[_paragraph(PAPERS)],
+            limits=[_paragraph(text) for text in comparison.differences],
+            file="papers.csv",
+            table=as_html(comparison.for_people()),
+            rows=len(comparison.table),
+        )
+
+
+def _with_sources(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings, each with its source, and the verdict beside it."""
+    sources = judged["source"].map(lambda source: f" [{source}]" if source else "")
+    told = judged.assign(finding=judged["finding"] + sources).drop(columns="source")
+    return told[["finding", "verdict", *told.columns.drop(["finding", "verdict"])]]
+
+
 def _tasks_with_metrics(trials: pd.DataFrame) -> str:
     """Return the tasks, each with what its values are."""
     if "metric" not in trials:
-        return ", ".join(trials["task"].unique())
+        return ", ".join(map(str, trials["task"].unique()))
     metrics = trials.groupby("task", sort=False)["metric"].first()
     return ", ".join(f"{task} ({metric})" for task, metric in metrics.items())
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:]
 
 
 def _paragraph(text: str) -> Markup:
@@ -147,34 +296,33 @@ def _paragraph(text: str) -> Markup:
     return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(" ".join(text.split())))))
 
 
-def _html_table(table: pd.DataFrame) -> str:
-    if table.empty:
-        return ""
-    table = table.drop(columns="conditions", errors="ignore")  # their names head columns already
-    return str(table.to_html(index=False, float_format=lambda v: f"{v:.3g}", na_rep="–", border=0))
-
-
 def _render(
     trials: pd.DataFrame,
-    study: "Study",
-    progress: "Progress",
+    study: "Study | None",
+    progress: "Progress | None",
+    title: str,
     sections: Sequence[Section],
-    verdicts: str,
 ) -> str:
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("robustlr", "."), autoescape=True)
+    environment = Environment(
+        loader=PackageLoader("robustlr", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     facts: dict[str, Any] = {
         "trials": len(trials),
-        "total": progress.total,
-        "failed": progress.failed,
         "tasks": _tasks_with_metrics(trials),
-        "optimizers": ", ".join(trials["optimizer"].unique()),
+        "optimizers": ", ".join(map(str, trials["optimizer"].unique())),
         "seeds": trials["seed"].nunique(),
         "diverged": int(trials["diverged"].astype(bool).sum()),
-        "hours": trials["seconds"].sum() / 3600,
+        "hours": trials["seconds"].sum() / 3600 if trials["seconds"].notna().any() else None,
+        "parquet": find_spec("pyarrow") is not None,
     }
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        study=study, facts=facts, sections=sections, verdicts=verdicts, long=LONG_TABLE_ROWS
+    return environment.get_template("report.html.j2").render(
+        study=study,
+        progress=progress,
+        title=study.name if study else title,
+        facts=facts,
+        sections=sections,
+        long=LONG_TABLE_ROWS,
+        most=MOST_ROWS,
     )

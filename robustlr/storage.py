@@ -47,6 +47,7 @@ from robustlr.tables import (
     now,
     read_attributes,
     read_point,
+    repeat_trials,
 )
 from robustlr.task import Config, Outcome
 from robustlr.tidy import read_trials
@@ -221,28 +222,34 @@ class Storage(Database):
         with self.transaction() as connection:
             return read_status(connection, name)
 
-    def trials(self, name: str) -> "pd.DataFrame":
+    def trials(self, name: str, curves: bool = False) -> "pd.DataFrame":
         """Return the tidy table of the study's completed trials; see ``tidy.py`` for its columns.
+
+        It has the column ``curve`` only with ``curves``.
 
         Raises:
             UserError: there is no study of that name.
         """
         import pandas as pd
 
-        columns, rows = self.rows(name)
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(self.columns(name, curves))
 
-    def rows(self, name: str) -> tuple[list[str], list[dict[str, Any]]]:
-        """Return the tidy table's columns, and a row a trial of what it has of them.
+    def columns(self, name: str, curves: bool = False) -> dict[str, list[Any]]:
+        """Return the tidy table by column, None where a trial has no such value.
 
         Raises:
             UserError: there is no study of that name.
         """
         self.spec(name)
         with self.transaction() as connection:
-            return read_trials(connection, name)
+            return read_trials(connection, name, curves)
 
     # Trials
+
+    def repeat(self, name: str, which: Mapping[str, dict[str, int]], seeds: list[int]) -> int:
+        """Queue trials that repeat others of the study on other seeds; see ``repeat_trials``."""
+        with self.transaction() as connection:
+            return repeat_trials(connection, name, which, seeds)
 
     def claim(self, name: str, worker: str, beside: int | None = None) -> Claim | None:
         """Take the study's next waiting trial for ``worker``, or return None if nothing waits.

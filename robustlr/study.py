@@ -19,13 +19,14 @@ from robustlr.registry import load_optimizer, load_task, studies
 from robustlr.scale import Scale
 from robustlr.sentences import as_toml, sentence
 from robustlr.space import Choices, Design, Frozen, Point, Space, Span, Value, points
-from robustlr.task import COLUMNS, Config
+from robustlr.task import COLUMNS, CURVE, Config
 
 if TYPE_CHECKING:
     from robustlr.optim.entry import Entry
 
-Role = Literal["design", "adaptive", "default"]
-"""Why a trial is run: at a point decided in advance, at one that ``tpe`` chooses, or out of the box."""
+Role = Literal["design", "adaptive", "default", "confirm", "confirm-default"]
+"""Why a trial is run: at a point decided in advance, at one that ``tpe`` chooses, out of the box; or, on
+fresh seeds, at the setting that these trials chose, and out of the box beside it."""
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Values = Annotated[tuple[Value, ...], Field(strict=False, min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
@@ -109,7 +110,7 @@ class Study(Frozen):
             with _at("tasks"):
                 load_task(name)
         for name, optimizer in itertools.product(self.conditions, self.optimizers.values()):
-            if name in (*optimizer.space, *COLUMNS):
+            if name in (*optimizer.space, *COLUMNS, CURVE):
                 raise UserError(
                     f"conditions.{name}: the tables of results have a column of that name already"
                 )

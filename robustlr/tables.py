@@ -4,8 +4,9 @@ Optuna declares no table public, yet they are unchanged since 2023 and its versi
 ``tests/test_storage.py`` holds the contract.
 """
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, cast
@@ -118,6 +119,77 @@ def insert_trials(connection: sa.Connection, study: Study) -> None:
         ]
     connection.execute(sa.insert(PARAMS), params)
     insert_attributes(connection, attributes)
+
+
+def repeat_trials(
+    connection: sa.Connection, name: str, which: Mapping[str, dict[str, int]], seeds: list[int]
+) -> int:
+    """Queue trials that repeat others on other seeds, unless they are there already; count them.
+
+    ``which`` has, for each cell's name and each role to be queued, the number of the trial whose
+    setting is repeated.
+    """
+    # Of two that do this at once one waits here, on any database, and finds the other's trials.
+    lock = sa.update(STUDIES).where(STUDIES.c.name == name)
+    connection.execute(lock.values(name=name))
+    there = _roles_and_seeds(connection, name)
+    numbers = {number for roles in which.values() for number in roles.values()}
+    query = sa.select(CELLS.c.study_name, TRIALS.c.number, TRIALS.c.trial_id, TRIALS.c.study_id)
+    query = query.join(TRIALS, TRIALS.c.study_id == CELLS.c.study_id)
+    query = query.where(CELLS.c.study_id.in_(cells_of(name)), TRIALS.c.number.in_(numbers))
+    sources = {(cell, number): ids for cell, number, *ids in connection.execute(query)}
+    new = []
+    for seed, (cell, roles) in itertools.product(seeds, which.items()):
+        for role, number in roles.items():
+            source, cell_id = sources[cell, number]
+            if (cell_id, role, seed) not in there:
+                new.append((source, cell_id, role, seed))
+    if new:
+        _insert_repeats(connection, name, new)
+    return len(new)
+
+
+def _insert_repeats(
+    connection: sa.Connection, name: str, new: Sequence[tuple[int, int, str, int]]
+) -> None:
+    """Insert waiting trials: for each the id of the trial that it repeats, its cell, role and seed."""
+    last = sa.select(TRIALS.c.study_id, sa.func.max(TRIALS.c.number))
+    last = last.where(TRIALS.c.study_id.in_(cells_of(name))).group_by(TRIALS.c.study_id)
+    numbers = {cell: itertools.count(number + 1) for cell, number in connection.execute(last)}
+    rows = [
+        {"study_id": cell, "state": TrialState.WAITING, "number": next(numbers[cell])}
+        for _, cell, _, _ in new
+    ]
+    insert = sa.insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
+    trial_ids = connection.scalars(insert, rows).all()
+    columns = (PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json)
+    query = sa.select(PARAMS.c.trial_id, *columns).order_by(PARAMS.c.param_id)
+    points: dict[int, list[dict[str, Any]]] = {}
+    for row in connection.execute(query.where(PARAMS.c.trial_id.in_({each[0] for each in new}))):
+        points.setdefault(row.trial_id, []).append(dict(row._mapping))
+    params = [
+        param | {"trial_id": trial_id}
+        for trial_id, (source, *_) in zip(trial_ids, new, strict=True)
+        for param in points[source]
+    ]
+    connection.execute(sa.insert(PARAMS), params)
+    attributes = {
+        trial_id: {"role": role, "seed": seed}
+        for trial_id, (*_, role, seed) in zip(trial_ids, new, strict=True)
+    }
+    insert_attributes(connection, attributes)
+
+
+def _roles_and_seeds(connection: sa.Connection, name: str) -> set[tuple[int, str, int]]:
+    """Return each of the study's trials' cell, role and seed."""
+    role, seed = ATTRIBUTES.alias(), ATTRIBUTES.alias()
+    query = (
+        sa.select(TRIALS.c.study_id, role.c.value_json, seed.c.value_json)
+        .join(role, (role.c.trial_id == TRIALS.c.trial_id) & (role.c.key == "role"))
+        .join(seed, (seed.c.trial_id == TRIALS.c.trial_id) & (seed.c.key == "seed"))
+        .where(TRIALS.c.study_id.in_(cells_of(name)))
+    )
+    return {(cell, json.loads(a), json.loads(b)) for cell, a, b in connection.execute(query)}
 
 
 def _insert_cell(connection: sa.Connection, cell: Cell) -> int:

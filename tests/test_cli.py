@@ -70,6 +70,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "optimizers",
     }
     assert names >= {"study create", "study list", "study show", "study delete"}
+    assert names >= {"analyze", "compare", "study export", "study import"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -103,7 +104,7 @@ def test_run_takes_the_whole_way(tmp_path: Path) -> None:
     assert "report: r/report.html" in done.stdout
     assert "44/44 trials" in done.stderr
     names = {path.name for path in (tmp_path / "r").iterdir()}
-    assert names >= {"report.html", "trials.csv", "heatmap-adamw.png"}
+    assert names >= {"report.html", "trials.csv", "heatmap-tests.real-one_step.png"}
     assert names >= {f"{name.replace('-', '_')}.csv" for name in analyses()}
     again = _robustlr("study", "create", "tiny.toml", "--storage", "sqlite:///x.db", cwd=tmp_path)
     assert "44 trials are in the database already" in again.stdout
@@ -116,10 +117,15 @@ def test_run_takes_the_whole_way(tmp_path: Path) -> None:
         "study", "show", "tiny", "--json", "--storage", "sqlite:///x.db", cwd=tmp_path
     )
     assert json.loads(shown.stdout)["seeds"] == 2
-    pictures = _robustlr(
-        "heatmap", "tiny", "--storage", "sqlite:///x.db", "--out", "h", cwd=tmp_path
-    )
-    assert pictures.stdout.split() == ["h/heatmap-adamw.png"]
+    draw = ("heatmap", "tiny", "--storage", "sqlite:///x.db", "--out", "h")
+    pictures = _robustlr(*draw, "--x", "weight_decay", "--y", "lr", cwd=tmp_path)
+    assert pictures.stdout.split() == ["h/heatmap-tests.real-one_step.png"]
+    for option, message in {
+        ("--x", "lrr"): 'did you mean "lr"?',
+        ("--optimizer", "nero"): "there is: adamw",  # nero has one hyperparameter
+        ("--task", "x"): "one_step",
+    }.items():
+        assert message in _robustlr(*draw, *option, cwd=tmp_path, code=2).stderr
     (tmp_path / "tiny.toml").write_text(TINY.replace("seeds = 2", "seeds = 3"), encoding="utf-8")
     refused = _robustlr("run", "tiny.toml", "--storage", "sqlite:///x.db", cwd=tmp_path, code=2)
     assert "seeds: 2 → 3" in refused.stderr
@@ -143,6 +149,11 @@ def test_run_takes_the_whole_way(tmp_path: Path) -> None:
         (["report", "x", "--storage", "sqlite:///no/folder/x.db"], "holds no studies"),
         (["study", "list", "--storage", "postgresql://u@127.0.0.1:1/x"], "does not work"),
         (["study", "list", "--storage", "sqlite:///wrong.toml"], "does not work"),
+        (["analyze", "no.csv", "--out", "r"], "no.csv: there is no such file"),
+        (["analyze", "wrong.toml", "--out", "r"], 'the column "task" is missing'),
+        (["study", "import", "no.json"], "no.json cannot be read"),
+        (["study", "export", "x", "x.json"], "holds no studies"),
+        (["study", "export", "x", "x.json", "--storage", "grpc://h:1"], "is a proxy"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(
@@ -265,10 +276,13 @@ def test_the_readme_is_true(tmp_path: Path) -> None:
             b for b in re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) if f"# {name}" in b
         )
         (tmp_path / name).write_text(shown, encoding="utf-8")
-    commands = re.findall(r"^\$ robustlr (.*)$", text, re.MULTILINE)
+    (table,) = re.findall(r"```csv\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "runs.csv").write_text(table, encoding="utf-8")
+    commands = re.findall(r"^\$ robustlr (.*)\n((?:[^$`].*\n)*)", text, re.MULTILINE)
     assert len(commands) >= 10
-    for command in commands:
-        _robustlr(*command.split(), cwd=tmp_path)
+    for command, shown in commands:
+        done = _robustlr(*command.split(), cwd=tmp_path)
+        assert not shown or done.stdout == shown
     assert (tmp_path / "report/mine/report.html").exists()
     policies = runpy.run_path(str(tmp_path / "policies.py"))
     for name, scale in (("acrobot", "small"), ("breakout", "paper")):

@@ -19,8 +19,8 @@ from robustlr.errors import StorageError, UserError
 from robustlr.signals import Lost, Signals, StopRequested
 from robustlr.storage import Storage, open_storage
 from robustlr.tables import FILES
-from robustlr.task import CHECKPOINT
-from robustlr.worker import work
+from robustlr.task import CHECKPOINT, Outcome
+from robustlr.worker import conclude, copies_of, work
 from tests.helpers import ROOT, study_from, wait_for
 from tests.test_proxy import _proxy
 
@@ -133,7 +133,8 @@ def test_a_place_that_does_not_work_costs_only_the_copy(
     assert os.environ["AWS_ENDPOINT_URL_S3"] == s3
     monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "s3://nobodys")
     (tmp_path / CHECKPOINT).write_bytes(b"state")
-    with suppress(StopRequested), Copies(store(None), tmp_path, "test/0"):  # type: ignore[arg-type]
+    storage = Storage(f"sqlite:///{tmp_path}/study.db", create=True)
+    with suppress(StopRequested), Copies(store(storage), tmp_path, "test/0"):
         raise StopRequested
     said = capfd.readouterr().err
     assert "cannot be copied" in said
@@ -201,10 +202,31 @@ def test_a_copy_that_cannot_be_read_is_not_replaced(
 
 
 @pytest.mark.parametrize("place", ["nowhere", "s3://", "/a/folder"])
-def test_unknown_places_are_one_sentence(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_places_are_one_sentence(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", place)
+    storage = Storage(f"sqlite:///{tmp_path}/study.db", create=True)
     with pytest.raises(UserError, match="ROBUSTLR_CHECKPOINTS is"):
-        store(None)  # type: ignore[arg-type]
+        store(storage)
+
+
+def test_a_result_that_comes_too_late_leaves_the_copy_of_the_trials_new_owner(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTLR_CHECKPOINTS", "database")
+    monkeypatch.setenv("ROBUSTLR_FOLDER", str(tmp_path / "trials"))
+    storage.create_study(study_from(tmp_path, "seeds = 1\n[optimizers.nero]\nlr = [0.1]\n"))
+    late = storage.claim("test", "away:1:cpu:0")
+    assert late is not None
+    name = f"{late.cell}/{late.number}/{CHECKPOINT}"
+    storage.write_file(name, _checkpoint(3))
+    with copies_of(storage, late) as copies:
+        storage.release(late.worker)
+        assert storage.claim("test", "here:1:cpu:0") is not None
+    conclude(storage, late, "cpu", Signals(), Outcome(value=0.5), 1.0, copies)
+    assert storage.read_file(name) == _checkpoint(3)
+    assert storage.progress("test").complete == 0
 
 
 def test_the_files_of_a_deleted_study_are_deleted(storage: Storage, tmp_path: Path) -> None:

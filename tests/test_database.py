@@ -163,56 +163,53 @@ def test_a_server_that_never_answers_is_given_up(
         Database(f"postgresql://me@127.0.0.1:{silent_server}/x")
 
 
-@pytest.mark.xdist_group("postgresql")
+on_postgresql = pytest.mark.parametrize(
+    "url", [pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql"))], indirect=True
+)
+
+
+@on_postgresql
 def test_a_query_that_is_never_answered_is_given_up(
-    postgresql_server: Any, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    postgresql_server.psql("CREATE DATABASE hangs;")
-    with Storage(postgresql_server.get_uri(database="hangs"), create=True) as storage:
-        monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
-        with pytest.raises(StorageError), storage.transaction() as connection:
-            connection.execute(sa.text("SELECT pg_sleep(300)"))
-        monkeypatch.setattr(database, "ANSWER_SECONDS", 30.0)
-        assert storage.study_names() == []  # by a new connection
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
+    with pytest.raises(StorageError), storage.transaction() as connection:
+        connection.execute(sa.text("SELECT pg_sleep(300)"))
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 30.0)
+    assert storage.study_names() == []  # by a new connection
 
 
-@pytest.mark.xdist_group("postgresql")
+@on_postgresql
 def test_a_slow_transaction_of_quick_statements_is_not_given_up(
-    postgresql_server: Any, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    postgresql_server.psql("CREATE DATABASE slow;")
-    with Storage(postgresql_server.get_uri(database="slow"), create=True) as storage:
-        monkeypatch.setattr(database, "ANSWER_SECONDS", 1.5)
-        with storage.transaction() as connection:
-            for _ in range(5):
-                connection.execute(sa.text("SELECT pg_sleep(0.5)"))
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 1.5)
+    with storage.transaction() as connection:
+        for _ in range(5):
+            connection.execute(sa.text("SELECT pg_sleep(0.5)"))
 
 
-@pytest.mark.xdist_group("postgresql")
-def test_nothing_stays_connected(postgresql_server: Any) -> None:
-    postgresql_server.psql("CREATE DATABASE quiet;")
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'quiet'"
-    with Storage(postgresql_server.get_uri(database="quiet"), create=True) as storage:
-        assert storage.study_names() == []
-        assert postgresql_server.psql(count).split()[2] == "0"
+@on_postgresql
+def test_nothing_stays_connected(storage: Storage, postgresql_server: Any) -> None:
+    name = storage.engine.url.database
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+    assert storage.study_names() == []
+    assert postgresql_server.psql(count).split()[2] == "0"
 
 
-@pytest.mark.xdist_group("postgresql")
+@on_postgresql
 def test_a_dead_machines_transaction_holds_up_no_other_trial(
-    postgresql_server: Any, tmp_path: Path
+    storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    postgresql_server.psql("CREATE DATABASE locked;")
-    url = postgresql_server.get_uri(database="locked")
-    with Storage(url, create=True) as storage, Storage(url) as dead:
-        storage.create_study(study_from(tmp_path, "[optimizers.nero]\nlr = [0.1, 0.2]\n"))
-        for number in range(2):
-            storage.claim("test", f"away:{number}:cpu:0")
-        with storage.transaction() as connection:
-            connection.execute(sa.update(LEASES).values(expires=0))
-        with dead.transaction() as connection:
-            held = sa.select(LEASES.c.trial_id).where(LEASES.c.worker == "away:0:cpu:0")
-            connection.execute(held.with_for_update())
-            assert storage.reclaim("test") == 1
-            timeout = sa.text("SHOW idle_in_transaction_session_timeout")
-            assert connection.scalar(timeout) == "30s"
+    storage.create_study(study_from(tmp_path, "[optimizers.nero]\nlr = [0.1, 0.2]\n"))
+    for number in range(2):
+        storage.claim("test", f"away:{number}:cpu:0")
+    with storage.transaction() as connection:
+        connection.execute(sa.update(LEASES).values(expires=0))
+    with Storage(url) as dead, dead.transaction() as connection:
+        held = sa.select(LEASES.c.trial_id).where(LEASES.c.worker == "away:0:cpu:0")
+        connection.execute(held.with_for_update())
         assert storage.reclaim("test") == 1
+        timeout = sa.text("SHOW idle_in_transaction_session_timeout")
+        assert connection.scalar(timeout) == "30s"
+    assert storage.reclaim("test") == 1

@@ -27,7 +27,8 @@ def test_the_wheel_holds_every_file_of_the_tree(wheel: zipfile.ZipFile) -> None:
     expected = set()
     for folder in ("robustlr", "tasks", "studies", "analysis"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".toml", ".j2", ".c", ".h") or path.name == "py.typed":
+            packed = (".py", ".toml", ".j2", ".c", ".h", ".json")
+            if path.suffix in packed or path.name == "py.typed":
                 relative = path.relative_to(ROOT)
                 if relative.parts[0] == "robustlr" and relative.parts[1] in (
                     "tasks",
@@ -37,8 +38,8 @@ def test_the_wheel_holds_every_file_of_the_tree(wheel: zipfile.ZipFile) -> None:
                     continue  # the committed links
                 inside = relative if relative.parts[0] == "robustlr" else Path("robustlr", relative)
                 expected.add(inside.as_posix())
-    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert packed == expected
+    inside_wheel = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert inside_wheel == expected
 
 
 def test_the_wheel_takes_one_import_name(wheel: zipfile.ZipFile) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 
@@ -109,6 +110,20 @@ def test_results_come_back_in_the_tidy_table(storage: Storage, study: Study) -> 
     assert {key: row[key] for key in expected} == expected
     assert {type(value) for value in table["amsgrad"].dropna()} == {bool}
     assert table[table["optimizer"] == "nero"]["weight_decay"].isna().all()
+
+
+def test_curves_are_read_where_they_are_asked_for(storage: Storage, study: Study) -> None:
+    storage.create_study(study)
+    for curve in ({20: 1 / 3, 3: float("nan"), 10: float("inf"), 11: 4e-7}, {}):
+        claim = storage.claim(study.name, "me:1:cpu:0")
+        assert claim is not None
+        storage.report(claim, curve)
+        storage.complete(claim, Outcome(value=0.5), {"seconds": 1.5})
+    with_curves = storage.trials(study.name, curves=True)
+    assert "curve" not in storage.trials(study.name)
+    texts = ["3=nan 10=inf 11=4e-07 20=0.333333", ""]
+    assert with_curves["curve"].fillna("").tolist() == texts
+    pd.testing.assert_frame_equal(with_curves.drop(columns="curve"), storage.trials(study.name))
 
 
 def test_an_unfinished_study_has_an_empty_table(storage: Storage, study: Study) -> None:

@@ -1,0 +1,156 @@
+"""Which optimizer is best over all tasks?
+
+A run's score is the share of the way from the task's worst loss (0) to the best (1), the best being the
+lowest of all optimizers' points, averaged over seeds. ``score`` is the interquartile mean of an
+optimizer's runs over all tasks and seeds, the mean of the middle half, which neither one lost task nor
+one very easy one decides. ``short_of_best`` is the optimality gap: the mean shortfall from a score of
+1. ``mean_rank`` is the mean over tasks of the rank of its mean score (1 is best), and ``first`` the
+share of bootstrap resamples in which its ``score`` is the highest. Source: Agarwal et al. (2021).
+``tuned`` is each seed's run of the setting that is best on the other seeds, ``default`` that of the
+out-of-the-box setting. Intervals are from a bootstrap that draws seeds within each task, the same
+for all optimizers, as runs with the same seed share initial weights and batches. It reads the
+roles ``design`` and ``default``.
+
+Limits: only tasks that all optimizers of a condition have run, and seeds that all of them have there,
+are counted (``tasks``). Intervals speak of new seeds on these tasks, not of other tasks. The best
+value, which scales the scores, is estimated and taken as known; it moves when an optimizer is
+added. In simulation the intervals of ``score`` and ``short_of_best`` cover 93 to 95 % from three seeds
+on (88 % of two), those of ``mean_rank``, which moves in steps, 86 to 94 %.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from robustlr.analysis._across import (
+    ALL,
+    Floats,
+    group_counts,
+    grouped,
+    named,
+    ranges,
+    scores,
+)
+from robustlr.analysis._bootstrap import interval, resampled
+from robustlr.analysis._cells import conditions, of_role
+from robustlr.analysis._plots import draw_intervals, shown_condition
+
+TITLE = "Ranking over tasks"
+PICTURE_PER = "setting"
+SETTINGS = ("tuned", "default")
+
+
+def compute(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each optimizer, condition and setting, best ``score`` first."""
+    if trials.empty:
+        return pd.DataFrame()
+    bounds = ranges(trials)
+    rows: list[dict[str, Any]] = []
+    for group in grouped(of_role(trials, "design", "default")):
+        key = named(group[0], group[1][0][0])
+        counted = group_counts(group)
+        for setting in SETTINGS:
+            tables = scores(group, bounds, setting)
+            if not tables:
+                continue
+            table = _ranked(list(tables.values()))
+            table.insert(0, "tasks", len(tables))
+            for row in table.sort_values("score", ascending=False).to_dict("records"):
+                rows.append({"task": ALL} | key | {"setting": setting} | row)
+                rows[-1] |= counted[row["optimizer"]]
+    return pd.DataFrame(rows)
+
+
+def _ranked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the numbers of each optimizer from the tasks' tables of seeds × optimizers."""
+    columns: dict[str, Any] = {"optimizer": list(tables[0])}
+    tables = [table[columns["optimizer"]] for table in tables]
+    for name, prefix, statistic in (
+        ("score", "", iqm),
+        ("short_of_best", "short_of_best_", _short_of_best),
+        ("mean_rank", "mean_rank_", _mean_rank),
+    ):
+        limits = (
+            (1.0, float(len(columns["optimizer"]))) if name == "mean_rank" else (-np.inf, np.inf)
+        )
+        estimate, low, high = interval(tables, statistic)
+        columns[name] = estimate
+        columns[f"{prefix}low"], columns[f"{prefix}high"] = np.clip([low, high], *limits)
+    columns["first"] = _share_first(tables)
+    columns["seeds"] = min(len(table) for table in tables)
+    return pd.DataFrame(columns)
+
+
+def iqm(drawn: list[Floats]) -> Floats:
+    """Return the interquartile mean over all tasks' runs, resamples × optimizers.
+
+    Runs at the quartiles count in part, so that a quarter of any number of runs can be cut.
+    """
+    ordered = np.sort(np.concatenate(drawn, axis=1), axis=1)
+    count = ordered.shape[1]
+    places = np.arange(count)
+    inside = np.minimum(places + 1, 0.75 * count) - np.maximum(places, 0.25 * count)
+    weights = np.clip(inside, 0, None) / (0.5 * count)
+    means: Floats = np.einsum("ijk,j->ik", ordered, weights)
+    return means
+
+
+def _short_of_best(drawn: list[Floats]) -> Floats:
+    gaps: Floats = np.clip(1 - np.concatenate(drawn, axis=1), 0, None).mean(axis=1)
+    return gaps
+
+
+def _mean_rank(drawn: list[Floats]) -> Floats:
+    ranks = [stats.rankdata(-task.mean(axis=1), axis=1) for task in drawn]
+    mean: Floats = np.mean(ranks, axis=0)
+    return mean
+
+
+def _share_first(tables: list[pd.DataFrame]) -> Floats:
+    """Return how often each optimizer has the highest score of the resamples; ties are split."""
+    if all(len(table) < 2 for table in tables):
+        return np.full(tables[0].shape[1], np.nan)
+    means = iqm(resampled(tables))
+    best = np.isclose(means, means.max(axis=1, keepdims=True), rtol=0, atol=1e-12)
+    shares: Floats = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    return shares
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Say who ranks first, in how many resamples, and who cannot be told apart from it."""
+    if table.empty:
+        return "This needs a task on which all optimizers of a condition ran with a common seed."
+    sentences = []
+    by = ["setting", *conditions(table)]
+    for _, rows in table.groupby(by, sort=False, dropna=False):
+        if len(rows) < 2:
+            continue
+        first = rows.iloc[0]
+        where = ", ".join(filter(None, [first["setting"], shown_condition(first, by[1:])]))
+        if np.isnan(first["first"]):
+            sentences.append(f"{where}: one seed ranks nobody.")
+            continue
+        rivals = rows[(rows["first"] >= 0.025) & (rows["optimizer"] != first["optimizer"])]
+        told = (
+            f"not surely ahead of {', '.join(rivals['optimizer'])}"
+            if len(rivals)
+            else "ahead of all"
+        )
+        sentences.append(
+            f"{where}: {first['optimizer']} scores highest and ranks first in "
+            f"{100 * first['first']:.0f} % of resamples, {told} ({first['tasks']} tasks)."
+        )
+    return " ".join(sentences) or "A single optimizer cannot be ranked."
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Draw the scores."""
+    label = f"interquartile mean score,\n{table['setting'].iloc[0]} (1 is best)"
+    figure = draw_intervals(table, "score", label)
+    low = min(0.0, float(table["score"].min()))
+    for panel in figure.axes:  # huge intervals must not flatten it
+        panel.set_xlim(low - 0.02, 1.05)
+    return figure

@@ -1,0 +1,119 @@
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustlr.analysis import sensitivity
+from robustlr.analysis._compare import _difference
+from robustlr.analysis._sweeps import Estimate, Runs, estimate, position
+from tests.coverage import Interval, coverage
+from tests.test_analysis import _random_design, _trials
+
+AT = np.linspace(-3, 1, 9)
+VALLEY = np.minimum(0.1 + 0.25 * ((AT + 1.3) / 1.2) ** 2, 0.9)
+WHOLE = (1e-3, 10.0)
+
+
+def runs(losses: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> Runs:
+    """Runs at ``AT``'s learning rates whose losses are ``[values, seeds]``; the worst is 0.9."""
+    losses = np.minimum(losses, 0.9)
+    return Runs(10.0**AT, losses, np.zeros_like(losses), 0.9, np.arange(losses.shape[1]))
+
+
+def noisy(generator: np.random.Generator, seeds: int, noise: float = 0.02) -> Runs:
+    """Runs around ``VALLEY``."""
+    return runs(VALLEY[:, None] + noise * generator.normal(size=(len(AT), seeds)))
+
+
+def _estimate(sample: Runs, bounds: tuple[float, float] | None) -> Estimate:
+    return estimate(sample, partial(sensitivity.sensitivity, sample, "lr", bounds))
+
+
+@pytest.mark.parametrize("bounds", [WHOLE, None], ids=["common", "decade"])
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_its_interval_covers_the_truth(seeds: int, bounds: tuple[float, float] | None) -> None:
+    truth = _estimate(runs(VALLEY[:, None]), bounds).value
+
+    def interval(generator: np.random.Generator) -> Interval:
+        value, low, high = _estimate(noisy(generator, seeds), bounds).interval(0, 1)
+        return value, low, high
+
+    assert 0.93 <= coverage(interval, truth, 800) <= 0.97
+
+
+def test_of_a_flat_curve_it_is_too_high_as_its_limits_say() -> None:
+    """The best of many equal noisy points is below what it stands for."""
+
+    def interval(generator: np.random.Generator) -> Interval:
+        flat = runs(0.1 + 0.02 * generator.normal(size=(len(AT), 10)))
+        value, low, high = _estimate(flat, WHOLE).interval(0, 1)
+        return value, low, high
+
+    assert coverage(interval, 0.0, 200) < 0.93
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_differences_cover_the_truth_where_seeds_are_shared(seeds: int) -> None:
+    curves = VALLEY, VALLEY + 0.01
+    values = [_estimate(runs(curve[:, None]), WHOLE).value for curve in curves]
+
+    def interval(generator: np.random.Generator) -> Interval:
+        of_seed = 0.05 * generator.normal(size=seeds)
+        noise = 0.02 * generator.normal(size=(2, len(AT), seeds))
+        samples = [runs(c[:, None] + of_seed + n) for c, n in zip(curves, noise, strict=True)]
+        return _difference(*(_estimate(sample, WHOLE) for sample in samples))
+
+    assert 0.93 <= coverage(interval, values[0] - values[1], 800) <= 0.97
+
+
+def test_a_decade_of_momentum_is_one_of_what_it_leaves() -> None:
+    found = position("momentum", np.array([0.0, 0.9, 0.99]))
+    assert found.tolist() == pytest.approx([0, 1, 2])
+    assert position("beta2", np.array([0.999])).tolist() == pytest.approx([3])
+    assert position("lr", np.array([0.0, 0.1])).tolist() == pytest.approx([-np.inf, -1])
+
+
+def test_every_swept_hyperparameter_has_its_sensitivity() -> None:
+    trials = _trials(noise=0.0, warmups=(True,), decays=(0.0, 0.01, 0.1))
+    trials["momentum"] = np.where(
+        trials["weight_decay"] == 0.1, 0.9, 0.0
+    )  # at its worst decay only
+    trials["kind"] = "a"
+    table = sensitivity.compute(trials).query("optimizer == 'flat'")
+    assert table["hyperparameter"].tolist() == ["lr"] * 2 + ["weight_decay"] + ["momentum"] * 2
+    common = table[table["range"] == "common"].set_index("hyperparameter")
+    assert common["sensitivity"]["weight_decay"] == pytest.approx((0.001 + 0.01) / 3 / 0.8)
+    assert common["sensitivity"]["momentum"] == pytest.approx(0.01 / 2 / 0.8)
+    assert common["values"]["weight_decay"] == 3
+    assert not common["edge"]["weight_decay"]  # the best is 0, below which there is nothing
+
+
+def test_the_leader_is_claimed_to_lead_only_where_the_interval_says_so() -> None:
+    curves: dict[str, tuple[float, ...]] = {
+        "flat": (0.2, 0.1, 0.1, 0.2),
+        "alike": (0.2, 0.1, 0.1, 0.2),
+        "steep": (0.8, 0.1, 0.8, 0.8),
+    }
+    table = sensitivity.compute(_trials(curves, warmups=(True,), seeds=4))
+    said = sensitivity.verdict(table[table["range"] == "common"])
+    leader = table["leader"].iloc[0]
+    other = {"flat": "alike", "alike": "flat"}[leader]
+    assert f"It is less sensitive than steep on 1 of 1. We cannot tell it from {other}" in said
+    assert sensitivity.verdict(table[:0]).startswith("This needs")
+    alone = table[table["optimizer"] == leader]
+    assert "nothing to compare it with" in sensitivity.verdict(alone)
+
+
+def test_points_of_a_random_design_are_taken_together_by_half_decades() -> None:
+    table = sensitivity.compute(_random_design(80))
+    ours = table[(table["hyperparameter"] == "lr") & (table["range"] == "common")]
+    assert ours["values"].max() <= 9
+    assert {f"{np.log10(value) % 0.5:.2f}" for value in ours["best"]} == {"0.25"}
+
+
+def test_a_hundred_thousand_rows_take_seconds() -> None:
+    one = _random_design(80)
+    many = pd.concat([one.assign(task=f"t{task}", seed=s) for task in range(25) for s in range(50)])
+    assert len(many) == 100_000
+    assert len(sensitivity.compute(many)) > 100
