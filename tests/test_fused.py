@@ -284,8 +284,10 @@ def test_without_a_compiler_trials_train_together_uncompiled(
 ) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, str(tmp_path / "none")))
-    assert _width_compiled(monkeypatch, tmp_path) == 0
+    compiler = config.cpp.cxx
+    with config.patch({"cpp.cxx": (None, str(tmp_path / "none"))}):
+        assert _width_compiled(monkeypatch, tmp_path) == 0
+    assert config.cpp.cxx == compiler
     assert "trained together uncompiled" in capsys.readouterr().err
 
 
