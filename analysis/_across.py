@@ -1,25 +1,28 @@
 """What analyses that look across tasks or optimizers share: groups of cells and scores."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from robustlr.analysis._cells import (
+    Floats,
     cells,
     conditions,
     hyperparameters,
     of_role,
     point_by_seed,
+    tuned_by_seed,
     with_losses,
 )
-from robustlr.analysis._intervals import LEVEL
-
-Floats = np.ndarray[Any, np.dtype[Any]]
+from robustlr.analysis._sweeps import student
 
 ALL = "all tasks"
 """The task of a row that speaks of all of them."""
+
+SETTINGS = ("tuned", "default")
+"""The settings whose runs are scored."""
 
 Group = tuple[dict[str, Any], list[tuple[dict[str, Any], pd.DataFrame]]]
 """What some cells have in common, and the cells with their own keys."""
@@ -53,6 +56,28 @@ def ranges(trials: pd.DataFrame) -> dict[str, tuple[float, float]]:
     return {task: (float(best[task]), float(worst[task])) for task in best.index}
 
 
+def scored(
+    trials: pd.DataFrame,
+) -> Iterator[tuple[dict[str, Any], dict[str, dict[str, Any]], list[pd.DataFrame]]]:
+    """Yield the scores that can be compared, for each combination of conditions and each setting.
+
+    Each comes as a key for the rows of a table, every optimizer's counts, and the ``scores`` of each
+    task.
+    """
+    if trials.empty:
+        return
+    bounds = ranges(trials)
+    for group in grouped(of_role(trials, "design", "default")):
+        key = {"task": ALL} | named(group[0], group[1][0][0])
+        counted = group_counts(group)
+        for setting in SETTINGS:
+            tables = list(scores(group, bounds, setting).values())
+            if tables:
+                seeds = {"seeds": min(map(len, tables))}
+                own = {name: counts | seeds for name, counts in counted.items()}
+                yield key | {"setting": setting, "tasks": len(tables)}, own, tables
+
+
 def scores(
     group: Group, bounds: dict[str, tuple[float, float]], setting: str
 ) -> dict[str, pd.DataFrame]:
@@ -84,25 +109,7 @@ def _losses(cell: pd.DataFrame, setting: str) -> pd.Series:
     design = of_role(cell, "design")
     if design.empty:
         return design["loss"]
-    by_seed = point_by_seed(design)
-    values = by_seed.to_numpy()
-    chosen = means_of_others(values).argmin(axis=0)
-    return pd.Series(values[chosen, np.arange(values.shape[1])], by_seed.columns)
-
-
-def means_of_others(values: Floats) -> Floats:
-    """Return, for each point (first axis) and seed (last axis), the mean over the other seeds.
-
-    It is infinite where no other seed has the point. A single seed stands for itself.
-    """
-    if values.shape[-1] == 1:
-        return np.where(np.isnan(values), np.inf, values)
-    known = ~np.isnan(values)
-    filled = np.where(known, values, 0.0)
-    sums = filled.sum(axis=-1, keepdims=True) - filled
-    numbers = known.sum(axis=-1, keepdims=True) - known
-    means: Floats = np.where(numbers > 0, sums / np.maximum(numbers, 1), np.inf)
-    return means
+    return tuned_by_seed(point_by_seed(design))
 
 
 def group_counts(group: Group) -> dict[str, dict[str, Any]]:
@@ -121,14 +128,9 @@ def group_counts(group: Group) -> dict[str, dict[str, Any]]:
 def mean_intervals(by_seed: Floats) -> Floats:
     """Return, for each column, the mean over the rows (seeds) and Student's interval, columns × 3.
 
-    It is ``mean_interval`` for many columns at once; with one seed there are no bounds.
+    With one seed there are no bounds.
     """
-    count, means = len(by_seed), by_seed.mean(axis=0)
-    if count == 1:
-        half = np.full_like(means, np.nan)
-    else:
-        quantile = stats.t.ppf((1 + LEVEL) / 2, count - 1)
-        half = quantile * by_seed.std(axis=0, ddof=1) / np.sqrt(count)
+    means, half = student(by_seed.T)
     return np.column_stack([means, means - half, means + half])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from robustlr.analysis._across import Floats
+from robustlr.analysis._cells import Floats
 from robustlr.analysis._intervals import LEVEL
 
 REPEATS = 2000

@@ -9,6 +9,8 @@ import pandas as pd
 from robustlr.scale import CONDITIONS
 from robustlr.task import COLUMNS, CURVE
 
+Floats = np.ndarray[Any, np.dtype[Any]]
+
 
 def conditions(table: pd.DataFrame) -> list[str]:
     """Return the condition columns: those that ``conditions`` names, or the usual ones."""
@@ -61,9 +63,14 @@ def in_unit(cell: pd.DataFrame, loss: float) -> float:
 
     Of perplexities that is their geometric mean.
     """
+    return float(in_units(cell, np.asarray(loss)))
+
+
+def in_units(cell: pd.DataFrame, losses: Floats) -> Floats:
+    """Return losses of the cell in the unit of the task's metric; see ``in_unit``."""
     if "metric" in cell and is_perplexity(cell["metric"].iloc[0]):
-        return float(np.exp(loss))
-    return -loss if cell["direction"].iloc[0] == "maximize" else loss
+        return np.asarray(np.exp(losses))
+    return -losses if cell["direction"].iloc[0] == "maximize" else losses
 
 
 def cells(
@@ -88,15 +95,31 @@ def tuned_by_seed(by_seed: pd.DataFrame) -> pd.Series:
 
     ``by_seed`` is ``point_by_seed``'s table; a single seed chooses for itself.
     """
-    values = by_seed.to_numpy(float)
+    return pd.Series(chosen_on_others(by_seed.to_numpy(float)), index=by_seed.columns)
+
+
+def chosen_on_others(values: Floats) -> Floats:
+    """Return each seed's value, of ``values`` [points, seeds], at the point best on the other seeds.
+
+    NaN is a run that is missing, of which the result is one where the chosen point lacks the seed.
+    """
+    chosen = means_of_others(values).argmin(axis=0)
+    return np.asarray(values[chosen, np.arange(values.shape[1])])
+
+
+def means_of_others(values: Floats) -> Floats:
+    """Return, for each point (first axis) and seed (last axis), the mean over the other seeds.
+
+    It is infinite where no other seed has the point. A single seed stands for itself.
+    """
+    if values.shape[-1] == 1:
+        return np.where(np.isnan(values), np.inf, values)
     known = ~np.isnan(values)
-    filled, counts = np.where(known, values, 0.0), known.astype(int)
-    if values.shape[1] > 1:
-        filled = filled.sum(axis=1, keepdims=True) - filled
-        counts = counts.sum(axis=1, keepdims=True) - counts
-    others = np.where(counts > 0, filled / np.maximum(counts, 1), np.inf)
-    chosen = others.argmin(axis=0)
-    return pd.Series(values[chosen, np.arange(values.shape[1])], index=by_seed.columns)
+    filled = np.where(known, values, 0.0)
+    sums = filled.sum(axis=-1, keepdims=True) - filled
+    numbers = known.sum(axis=-1, keepdims=True) - known
+    means: Floats = np.where(numbers > 0, sums / np.maximum(numbers, 1), np.inf)
+    return means
 
 
 def of_role(cell: pd.DataFrame, *roles: str) -> pd.DataFrame:
@@ -121,13 +144,6 @@ def shown_setting(names: list[str], values: Any) -> str:
         f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}"
         for name, value in zip(names, values, strict=True)
     )
-
-
-def in_units(cell: pd.DataFrame, losses: "np.typing.NDArray[np.float64]") -> Any:
-    """Return losses of the cell in the unit of the task's metric; see ``in_unit``."""
-    if "metric" in cell and is_perplexity(cell["metric"].iloc[0]):
-        return np.exp(losses)
-    return -losses if cell["direction"].iloc[0] == "maximize" else losses
 
 
 def within_range(cell: pd.DataFrame, bounds: tuple[float, ...]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """A cell's runs along one hyperparameter, the others tuned, for many resamplings of the seeds at once.
 
 A resampling says how often each seed counts, as a row of ``times`` ``[resamplings, seeds]``; the first
-row of ``leave_one_out`` and of ``bootstrapped`` is the sample itself.
+row of ``leave_one_out`` is the sample itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping

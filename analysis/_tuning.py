@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from robustlr.analysis._across import Floats, means_of_others
+from robustlr.analysis._cells import Floats, means_of_others
 
 
 def chances(count: int, tries: Floats) -> Floats:

@@ -32,8 +32,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from robustlr.analysis._across import Floats, is_grid, mean_intervals
-from robustlr.analysis._cells import cells, conditions, counts, in_unit, of_role, point_by_seed
+from robustlr.analysis._across import is_grid, mean_intervals
+from robustlr.analysis._cells import (
+    Floats,
+    cells,
+    conditions,
+    counts,
+    in_units,
+    of_role,
+    point_by_seed,
+)
 from robustlr.analysis._intervals import LEVEL
 from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
 from robustlr.analysis._tuning import chances, median_draw, ordered_by_others
@@ -58,9 +66,9 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         grid = is_grid(by_seed.index.to_frame(index=False))
         shares = chances if grid else median_draw
         losses = _over_seeds(by_seed, by_seed, tries, shares)
-        curve = _in_unit(cell, losses if grid else _over_points(by_seed, cell, tries))
+        curve = in_units(cell, losses if grid else _over_points(by_seed, cell, tries)).tolist()
         tested = None if test is None else _over_seeds(by_seed, test, tries, shares)
-        test_curve = None if tested is None else _in_unit(cell, tested)
+        test_curve = None if tested is None else in_units(cell, tested).tolist()
         shared = {"band": "seeds" if grid else "points", "worst": cell["worst"].iloc[0]}
         shared |= counts(cell)
         for place, number in enumerate(tries):
@@ -92,14 +100,6 @@ def _shown(prefix: str, estimate: list[float]) -> dict[str, float]:
         f"{prefix}low": min(one, other),
         f"{prefix}high": max(one, other),
     }
-
-
-def _in_unit(cell: pd.DataFrame, losses: Floats) -> list[list[float]]:
-    """Return estimates and their bounds (tries × 3) in the metric's unit."""
-    distinct, places = np.unique(losses, return_inverse=True)
-    values = np.array([in_unit(cell, float(loss)) for loss in distinct])
-    in_units: list[list[float]] = values[places.reshape(losses.shape)].tolist()
-    return in_units
 
 
 def _over_seeds(

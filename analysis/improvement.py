@@ -21,11 +21,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy import stats
 
-from robustlr.analysis._across import ALL, group_counts, grouped, named, ranges, scores
-from robustlr.analysis._cells import conditions, of_role
+from robustlr.analysis._across import scored
+from robustlr.analysis._cells import conditions
 from robustlr.analysis._intervals import LEVEL
 from robustlr.analysis._plots import panels, shown_condition
-from robustlr.analysis.ranking import SETTINGS
 
 TITLE = "Probability of improvement"
 PICTURE_PER = "setting"
@@ -33,25 +32,13 @@ PICTURE_PER = "setting"
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each pair of optimizers, both ways round, with ``probability``."""
-    if trials.empty:
-        return pd.DataFrame()
-    bounds = ranges(trials)
     rows: list[dict[str, Any]] = []
-    for group in grouped(of_role(trials, "design", "default")):
-        key = {"task": ALL} | named(group[0], group[1][0][0])
-        counted = group_counts(group)
-        for setting in SETTINGS:
-            tables = list(scores(group, bounds, setting).values())
-            if not tables:
-                continue
-            row = key | {"setting": setting, "tasks": len(tables)}
-            seeds = {"seeds": min(len(table) for table in tables)}
-            for one, other in itertools.permutations(tables[0], 2):
-                pairs = [(table[one], table[other]) for table in tables]
-                names = ("probability", "low", "high")
-                estimate = dict(zip(names, probability_interval(pairs), strict=True))
-                pair = {"optimizer": one, "other": other}
-                rows.append(row | pair | estimate | counted[one] | seeds)
+    for key, counted, tables in scored(trials):
+        for one, other in itertools.permutations(tables[0], 2):
+            pairs = [(table[one], table[other]) for table in tables]
+            names = ("probability", "low", "high")
+            estimate = dict(zip(names, probability_interval(pairs), strict=True))
+            rows.append(key | {"optimizer": one, "other": other} | estimate | counted[one])
     return pd.DataFrame(rows)
 
 

@@ -23,11 +23,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from robustlr.analysis._across import ALL, group_counts, grouped, named, ranges, scores
-from robustlr.analysis._cells import conditions, of_role
+from robustlr.analysis._across import scored
+from robustlr.analysis._cells import conditions
 from robustlr.analysis._intervals import share_interval
 from robustlr.analysis._plots import add_legend, panels, shown_condition
-from robustlr.analysis.ranking import SETTINGS
 
 TITLE = "Performance profiles"
 TAUS = tuple(np.linspace(0, 1, 21).round(2).tolist())
@@ -38,23 +37,12 @@ LINES = ("-", "--", ":", "-.")
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each optimizer, condition, setting and ``tau``, with ``share``."""
-    if trials.empty:
-        return pd.DataFrame()
-    bounds = ranges(trials)
     rows: list[dict[str, Any]] = []
-    for group in grouped(of_role(trials, "design", "default")):
-        key = {"task": ALL} | named(group[0], group[1][0][0])
-        counted = group_counts(group)
-        for setting in SETTINGS:
-            tables = scores(group, bounds, setting)
-            if not tables:
-                continue
-            runs = pd.concat(tables.values())
-            seeds = min(len(table) for table in tables.values())
-            for optimizer in runs:
-                row = key | {"optimizer": optimizer, "setting": setting, "tasks": len(tables)}
-                row |= counted[optimizer] | {"seeds": seeds, "runs": len(runs)}
-                rows += [row | {"tau": tau} | _share(runs[optimizer], tau) for tau in TAUS]
+    for key, counted, tables in scored(trials):
+        runs = pd.concat(tables)
+        for optimizer in runs:
+            row = key | {"optimizer": optimizer, "runs": len(runs)} | counted[optimizer]
+            rows += [row | {"tau": tau} | _share(runs[optimizer], tau) for tau in TAUS]
     return pd.DataFrame(rows)
 
 

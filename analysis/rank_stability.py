@@ -20,8 +20,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from robustlr.analysis._across import Floats, Group, grouped, mean_intervals, named
-from robustlr.analysis._cells import conditions, counts, of_role, point_by_seed
+from robustlr.analysis._across import Group, grouped, mean_intervals, named
+from robustlr.analysis._cells import Floats, conditions, counts, of_role, point_by_seed
 from robustlr.analysis._plots import add_legend, panels, shown_condition
 
 TITLE = "Rank stability over the tuning budget"

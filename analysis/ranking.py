@@ -25,42 +25,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from robustlr.analysis._across import (
-    ALL,
-    Floats,
-    group_counts,
-    grouped,
-    named,
-    ranges,
-    scores,
-)
+from robustlr.analysis._across import scored
 from robustlr.analysis._bootstrap import interval, resampled
-from robustlr.analysis._cells import conditions, of_role
+from robustlr.analysis._cells import Floats, conditions
 from robustlr.analysis._plots import draw_intervals, shown_condition
 
 TITLE = "Ranking over tasks"
 PICTURE_PER = "setting"
-SETTINGS = ("tuned", "default")
 
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each optimizer, condition and setting, best ``score`` first."""
-    if trials.empty:
-        return pd.DataFrame()
-    bounds = ranges(trials)
     rows: list[dict[str, Any]] = []
-    for group in grouped(of_role(trials, "design", "default")):
-        key = named(group[0], group[1][0][0])
-        counted = group_counts(group)
-        for setting in SETTINGS:
-            tables = scores(group, bounds, setting)
-            if not tables:
-                continue
-            table = _ranked(list(tables.values()))
-            table.insert(0, "tasks", len(tables))
-            for row in table.sort_values("score", ascending=False).to_dict("records"):
-                rows.append({"task": ALL} | key | {"setting": setting} | row)
-                rows[-1] |= counted[row["optimizer"]]
+    for key, counted, tables in scored(trials):
+        table = _ranked(tables)
+        records = table.sort_values("score", ascending=False).to_dict("records")
+        rows += [key | row | counted[row["optimizer"]] for row in records]
     return pd.DataFrame(rows)
 
 
@@ -80,7 +60,6 @@ def _ranked(tables: list[pd.DataFrame]) -> pd.DataFrame:
         columns[name] = estimate
         columns[f"{prefix}low"], columns[f"{prefix}high"] = np.clip([low, high], *limits)
     columns["first"] = _share_first(tables)
-    columns["seeds"] = min(len(table) for table in tables)
     return pd.DataFrame(columns)
 
 

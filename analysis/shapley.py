@@ -30,7 +30,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustlr.analysis._cells import cells, counts, of_role, point_by_seed, shown_setting
+from robustlr.analysis._cells import (
+    cells,
+    chosen_on_others,
+    counts,
+    of_role,
+    point_by_seed,
+    shown_setting,
+)
 from robustlr.analysis._intervals import mean_interval
 from robustlr.analysis._plots import draw_intervals, with_full_titles
 
@@ -106,21 +113,6 @@ def gains(grid: pd.DataFrame, base: dict[str, Any], knobs: Knobs) -> dict[Knobs,
             rows = losses[np.logical_and.reduce(fixed)] if fixed else losses
             found[chosen] = start - chosen_on_others(rows)
     return found
-
-
-def chosen_on_others(losses: np.ndarray) -> np.ndarray:
-    """Return each seed's loss at the row of ``losses`` [settings, seeds] best on the other seeds.
-
-    NaN is a run that is missing. A single seed chooses for itself.
-    """
-    known = ~np.isnan(losses)
-    filled = np.where(known, losses, 0)
-    others = (1, 0) if losses.shape[1] == 1 else (0, 1)
-    total = filled.sum(axis=1, keepdims=True) - others[1] * filled
-    number = known.sum(axis=1, keepdims=True) - others[1] * known
-    means = np.where(number > 0, total / np.maximum(number, 1), np.inf)
-    best = means.argmin(axis=0)
-    return np.asarray(losses[best, np.arange(losses.shape[1])])
 
 
 def shapley_value(gain: dict[Knobs, np.ndarray], knob: str, knobs: Knobs) -> np.ndarray:

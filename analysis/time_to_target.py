@@ -22,12 +22,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from robustlr.analysis._across import means_of_others, ranges
+from robustlr.analysis._across import ranges
 from robustlr.analysis._cells import (
     cells,
     conditions,
     counts,
     in_unit,
+    means_of_others,
     of_role,
     point_by_seed,
     with_losses,

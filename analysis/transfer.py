@@ -21,6 +21,7 @@ each task; adaptive designs (tpe) are left out. That one learning rate serves ev
 that results depend little on it, nor the reverse.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +30,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from robustlr.analysis._across import ALL, Floats, Group, grouped, means_of_others, named, ranges
-from robustlr.analysis._cells import conditions, counts, hyperparameters, of_role, shown_setting
+from robustlr.analysis._across import ALL, Group, grouped, named, ranges
+from robustlr.analysis._cells import (
+    Floats,
+    conditions,
+    counts,
+    hyperparameters,
+    means_of_others,
+    of_role,
+    shown_setting,
+)
 from robustlr.analysis._intervals import mean_interval
 from robustlr.analysis._plots import panels, shown_condition
 
@@ -55,8 +64,18 @@ class Shared(NamedTuple):
     counts: dict[str, Any]
 
 
-def shared(group: Group, bounds: dict[str, tuple[float, float]]) -> Shared | None:
-    """Return what the cells of one optimizer have in common; None unless two tasks share a setting."""
+def shared_settings(trials: pd.DataFrame) -> Iterator[tuple[dict[str, Any], Shared]]:
+    """Yield, for each optimizer and condition with two tasks that share settings, its key and them."""
+    if trials.empty:
+        return
+    bounds = ranges(trials)
+    for group in grouped(of_role(trials, "design"), "optimizer"):
+        ours = _shared(group, bounds)
+        if ours is not None:
+            yield named(group[0], group[1][0][0]), ours
+
+
+def _shared(group: Group, bounds: dict[str, tuple[float, float]]) -> Shared | None:
     runs = pd.concat([of_role(cell, "design") for _, cell in group[1]])
     names = hyperparameters(runs)
     tasks = list(dict.fromkeys(runs["task"]))
@@ -89,16 +108,10 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
 
     The rows of "all tasks" have the mean over tasks. ``regret``, ``low`` and ``high`` are shares.
     """
-    if trials.empty:
-        return pd.DataFrame()
-    bounds = ranges(trials)
     rows: list[dict[str, Any]] = []
-    for group in grouped(of_role(trials, "design"), "optimizer"):
-        ours = shared(group, bounds)
-        if ours is not None:
-            key = named(group[0], group[1][0][0])
-            for way in ("mean", "worst task", "other tasks"):
-                rows += [key | row | ours.counts for row in _of_way(ours, way)]
+    for key, ours in shared_settings(trials):
+        for way in ("mean", "worst task", "other tasks"):
+            rows += [key | row | ours.counts for row in _of_way(ours, way)]
     return pd.DataFrame(rows)
 
 

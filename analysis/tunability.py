@@ -24,8 +24,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from robustlr.analysis._across import Floats, grouped, is_grid, ranges
-from robustlr.analysis._cells import conditions, counts, of_role, point_by_seed
+from robustlr.analysis._across import grouped, is_grid, ranges
+from robustlr.analysis._cells import Floats, conditions, counts, of_role, point_by_seed
 from robustlr.analysis._intervals import LEVEL, mean_interval
 from robustlr.analysis._plots import draw_intervals
 from robustlr.analysis._tuning import chances, ordered_by_others

@@ -24,19 +24,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from robustlr.analysis._across import (
-    ALL,
-    Floats,
-    grouped,
-    is_grid,
-    means_of_others,
-    named,
-    ranges,
-)
-from robustlr.analysis._cells import conditions, of_role
+from robustlr.analysis._across import ALL, is_grid
+from robustlr.analysis._cells import Floats, conditions, means_of_others
 from robustlr.analysis._intervals import mean_interval
 from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
-from robustlr.analysis.transfer import Shared, choose, shared
+from robustlr.analysis.transfer import Shared, choose, shared_settings
 
 TITLE = "Hyperparameters that need tuning for each task"
 ENOUGH = 0.95
@@ -46,18 +38,12 @@ MOST = 6
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each optimizer, condition and subset of its hyperparameters (``tuned``)."""
-    if trials.empty:
-        return pd.DataFrame()
-    bounds = ranges(trials)
     rows: list[dict[str, Any]] = []
-    for group in grouped(of_role(trials, "design"), "optimizer"):
-        ours = shared(group, bounds)
-        if ours is None or not is_grid(ours.settings):
-            continue
+    for key, ours in shared_settings(trials):
         varied = [name for name in ours.settings if ours.settings[name].nunique() > 1]
-        if 0 < len(varied) <= MOST:
-            key = named(group[0], group[1][0][0]) | {"task": ALL, "tasks": len(ours.tasks)}
-            rows += [key | row | ours.counts for row in _of_subsets(ours, varied)]
+        if is_grid(ours.settings) and 0 < len(varied) <= MOST:
+            own = key | {"task": ALL, "tasks": len(ours.tasks)}
+            rows += [own | row | ours.counts for row in _of_subsets(ours, varied)]
     return pd.DataFrame(rows)
 
 

@@ -45,12 +45,31 @@ MANY_TRIALS = 20_000
 
 ORDER = (
     "sensitivity",
+    "relative-performance",
     "near-optimal",
+    "width",
     "gap",
+    "winners-curse",
+    "conditions",
     "warmup",
+    "stability",
     "divergence",
     "lr-curves",
     "heatmap",
+    "transfer",
+    "tuning-dimension",
+    "budget",
+    "tunability",
+    "rank-stability",
+    "importance",
+    "shapley",
+    "interaction",
+    "ranking",
+    "improvement",
+    "profiles",
+    "time-to-target",
+    "noise",
+    "seeds",
 )
 """The sections of the report that come first, in this order; others follow by name."""
 
@@ -202,8 +221,7 @@ def _section(name: str, trials: pd.DataFrame, out: Path) -> Section:
     question, _, method = (inspect.getdoc(module) or "").partition("\n")
     stem = name.replace("-", "_")
     _write_table(table, out, stem, module.TITLE)
-    judged = getattr(module, "verdict", None)
-    verdict = judged(table) if judged else ""
+    verdict = module.verdict(table)
     drawn = [] if table.empty else list(pictures(name, module, table, verdict))
     for picture in drawn:
         (out / picture.file).write_bytes(picture.png)
@@ -214,7 +232,7 @@ def _section(name: str, trials: pd.DataFrame, out: Path) -> Section:
         name=name,
         title=module.TITLE,
         question=question,
-        verdict=verdict or ("" if len(table) else "These trials cannot answer it."),
+        verdict=verdict,
         method=[_paragraph(text) for text in paragraphs[: len(paragraphs) - len(limits)]],
         limits=[_paragraph(_sentence(text.removeprefix("Limits:"))) for text in limits],
         file=f"{stem}.csv",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from robustlr.analysis import budget, rank_stability, tunability
-from robustlr.analysis._across import Floats
+from robustlr.analysis._cells import Floats
 from robustlr.analysis._tuning import chances, median_draw, ordered_by_others
 from tests.coverage import Interval, coverage
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from robustlr.analysis import improvement, profiles, ranking
-from robustlr.analysis._across import Floats
 from robustlr.analysis._bootstrap import interval
+from robustlr.analysis._cells import Floats
 from robustlr.analysis._intervals import share_interval
 from tests.coverage import Interval, coverage
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from robustlr.analysis import shapley
+from robustlr.analysis._cells import chosen_on_others
 from tests.coverage import Interval, coverage
 
 LEVELS = {"lr": (0.01, 0.1), "weight_decay": (0.0, 0.1)}
@@ -93,8 +94,8 @@ def test_nobody_is_paid_for_luck() -> None:
 
 def test_missing_runs_are_not_chosen_by() -> None:
     losses = np.array([[0.1, np.nan, 0.1], [0.5, 0.5, 0.5], [np.nan] * 3])
-    np.testing.assert_array_equal(shapley.chosen_on_others(losses), [0.1, np.nan, 0.1])
-    np.testing.assert_array_equal(shapley.chosen_on_others(np.array([[0.2], [0.1]])), [0.1])
+    np.testing.assert_array_equal(chosen_on_others(losses), [0.1, np.nan, 0.1])
+    np.testing.assert_array_equal(chosen_on_others(np.array([[0.2], [0.1]])), [0.1])
 
 
 def test_what_is_no_grid_or_has_no_default_is_left_out() -> None:

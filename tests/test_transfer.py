@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from robustlr.analysis import transfer, tuning_dimension
-from robustlr.analysis._across import is_grid, means_of_others
+from robustlr.analysis._across import is_grid
+from robustlr.analysis._cells import means_of_others
 from tests.coverage import Interval, coverage
 
 LRS = (0.001, 0.01, 0.1)
