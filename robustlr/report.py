@@ -154,7 +154,7 @@ def pictures(
     per = getattr(module, "PICTURE_PER", None)
     groups = table.groupby(per, sort=False) if per else [("", table)]
     for value, group in groups:
-        file = f"{stem}-{value}.png".replace(":", "-").replace("/", "-") if value else f"{stem}.png"
+        file = re.sub(r"[:/ ]", "-", f"{stem}-{value}.png") if value else f"{stem}.png"
         subject = f"{module.TITLE}, {value}" if value else module.TITLE
         alternative = " ".join(
             filter(None, [f"{subject}.", verdict, f"The numbers are in {stem}.csv."])
