@@ -68,9 +68,10 @@ def import_(
     storage: Url = DEFAULT_URL,
 ) -> None:
     """Take in a study that was exported, with all its trials."""
-    from robustlr.move import import_study
+    from robustlr.move import import_study, read_export
     from robustlr.storage import Storage
 
+    document = read_export(file)
     with Storage(storage, create=True) as database:
-        name, trials = import_study(database, file)
+        name, trials = import_study(database, document)
     print(f"{name}: {trials} trials imported")

@@ -6,6 +6,7 @@ the file's own; the database that takes the study in gives its own.
 """
 
 import gzip
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ OF_TRIALS = (PARAMS, VALUES, STEPS, ATTRIBUTES, OPTUNA.tables["trial_system_attr
 MOVED = (CELLS, *OF_CELLS, TRIALS, *OF_TRIALS)
 """What is moved, in the order in which rows refer to each other; leases and checkpoints are not."""
 
+NOT_OURS = "the file is of another version of robustlr; nothing was imported"
 BATCH = 20_000
 
 
@@ -57,17 +59,24 @@ def export_study(storage: Storage, name: str, path: Path) -> int:
         _see_one_moment(connection)
         study = connection.execute(sa.select(STUDIES).where(STUDIES.c.name == name)).one()
         tables = {table.name: _rows(connection, table, name) for table in MOVED}
-    document = {"format": FORMAT, "version": VERSION}
-    document |= {"study": {key: _as_json(value) for key, value in study._mapping.items()}}
+    content = {"study": {key: _as_json(value) for key, value in study._mapping.items()}}
+    content |= {"tables": tables}
+    document = {"format": FORMAT, "version": VERSION, "sha256": _hash(content)} | content
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        text = json.dumps(document | {"tables": tables}).encode()
+        text = json.dumps(document).encode()
         partial.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return len(tables[TRIALS.name]["rows"])
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    """Return the hash of a document's study and tables, which tells a damaged one."""
+    content = {name: document[name] for name in ("study", "tables")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _see_one_moment(connection: sa.Connection) -> None:
@@ -103,19 +112,16 @@ def _as_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def import_study(storage: Storage, path: Path) -> tuple[str, int]:
-    """Take in the study of a file; return its name and how many trials it has.
+def import_study(storage: Storage, document: Mapping[str, Any]) -> tuple[str, int]:
+    """Take in the study of a file, as read by ``read_export``; return its name and its trials' number.
 
     Raises:
-        UserError: the file cannot be read or is none of ours, or a study of that name exists.
+        UserError: a study of that name exists, or the file is of another version.
     """
-    document = _read(path)
     try:
         row = {column.name: _typed(column, document["study"][column.name]) for column in STUDIES.c}
         tables = {table: _of_file(table, document["tables"][table.name]) for table in MOVED}
-        name, prefix = row["name"], f"{row['name']}/"
-        if not all(cell["study_name"].startswith(prefix) for cell in tables[CELLS]):
-            raise UserError(f"{path}: it has cells of another study")
+        name = row["name"]
         with storage.transaction() as connection:
             # The name is the primary key: of two that take it in at once, one waits and fails.
             connection.execute(sa.insert(STUDIES), row)
@@ -126,19 +132,20 @@ def import_study(storage: Storage, path: Path) -> tuple[str, int]:
                 f'a study named "{name}" is in {storage.shown_url} already; delete it first: robustlr '
                 f"study delete {name}"
             ) from error
-        raise _damaged(path) from error
+        raise UserError(NOT_OURS) from error
     except (KeyError, TypeError, ValueError, AttributeError, sa.exc.StatementError) as error:
         if isinstance(error, StorageError):
             raise
-        raise _damaged(path) from error
+        raise UserError(NOT_OURS) from error
     return name, len(tables[TRIALS])
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged, or of another version of robustlr; nothing was imported")
+def read_export(path: Path) -> dict[str, Any]:
+    """Return what ``export_study`` has written.
 
-
-def _read(path: Path) -> dict[str, Any]:
+    Raises:
+        UserError: the file cannot be read, is none of ours, or is damaged.
+    """
     try:
         content = path.read_bytes()
         text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
@@ -154,6 +161,12 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} was written by another version of robustlr (the file has version "
             f"{document.get('version')}, this robustlr reads {VERSION})"
         )
+    try:
+        is_whole = document["sha256"] == _hash(document)
+    except KeyError:
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{path} is damaged, or was changed; export the study again")
     return document
 
 

@@ -4,17 +4,22 @@ What each column means, and what is taken where it is missing, is in ``docs/tabl
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from robustlr.errors import UserError, did_you_mean, extra, unknown
 from robustlr.scale import CONDITIONS
 from robustlr.task import COLUMNS, CURVE
 
+RESERVED = ("loss", "worst_loss")
+MOST = 1e150
+"""Squares of larger numbers are not finite."""
 REQUIRED = ("task", "optimizer", "value")
 ROLES = ("design", "adaptive", "default", "confirm", "confirm-default")
 DIRECTIONS = ("minimize", "maximize")
@@ -42,27 +47,47 @@ def read_table(path: Path, conditions: Sequence[str] = ()) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        if path.suffix.lower() in PARQUET:
-            with extra("parquet"):
-                return pd.read_parquet(path)
-        table = pd.read_csv(path, skipinitialspace=True)
+        return _read_parquet(path) if path.suffix.lower() in PARQUET else _read_csv(path)
     except FileNotFoundError as error:
         raise UserError("there is no such file") from error
     except OSError as error:
         raise UserError(error.strerror or f"this is no Parquet file: {error}") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        with extra("parquet"):
+            return pd.read_parquet(path)
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # pyarrow has errors of its own
+        raise UserError(f"this is no Parquet file: {' '.join(str(error).split())}") from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, skipinitialspace=True, index_col=False)
     except UnicodeDecodeError as error:
-        raise UserError("the file is not UTF-8 text; is it Parquet? Name it .parquet") from error
+        raise UserError(
+            "the file is not UTF-8 text; save it as UTF-8, or name it .parquet if it is Parquet"
+        ) from error
     except pd.errors.EmptyDataError as error:
         raise UserError("the file is empty") from error
+    except pd.errors.ParserWarning as error:
+        raise UserError(
+            "its rows have more fields than its header; is there a comma at their end?"
+        ) from error
     except (pd.errors.ParserError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"this is no table of comma-separated values: {reason}") from error
-    except Exception as error:  # pyarrow has errors of its own
-        if path.suffix.lower() in PARQUET:
-            raise UserError(f"this is no Parquet file: {' '.join(str(error).split())}") from error
-        raise
-    if table.shape[1] == 1 and any(mark in str(table.columns[0]) for mark in ";\t"):
+    if table.shape[1] == 1 and any(mark in str(table.columns[0]) for mark in ";|\t "):
         raise UserError("the columns are not separated by commas")
+    names = header.iloc[0].dropna().str.strip()
+    if names.duplicated().any():  # which pandas gives other names
+        raise UserError(f'two columns are named "{names[names.duplicated()].iloc[0]}"')
     return table
 
 
@@ -84,6 +109,9 @@ def checked(table: pd.DataFrame, study: str, conditions: Sequence[str] = ()) -> 
             )
     if table.empty:
         raise UserError("the table has no rows")
+    for name in RESERVED:
+        if name in table:
+            raise UserError(f'the column "{name}" is computed here; give it another name')
     names = _conditions(table, conditions)
     table = table.assign(conditions=" ".join(names), study=study, trial=range(len(table)))
     table = _with_texts(table)
@@ -92,17 +120,42 @@ def checked(table: pd.DataFrame, study: str, conditions: Sequence[str] = ()) -> 
     for name in settings:
         if name == "lr":
             table[name] = _numbers(table[name], name)
+            continue
+        nested = table[name].map(lambda value: isinstance(value, list | dict | np.ndarray))
+        if nested.any():  # such as a pair of betas, as Parquet can
+            shown = table[name].map(lambda v: v.tolist() if isinstance(v, np.ndarray) else v)
+            table[name] = shown.map(str, na_action=None)
         elif table[name].dropna().map(type).nunique() > 1:  # such as 1 and "one", as Parquet can
             table[name] = table[name].map(str, na_action="ignore")
-    wrong = table["lr"] <= 0 if "lr" in settings else pd.Series(dtype=bool)
-    if wrong.any():
-        raise UserError(f"row {_row(wrong)}: lr = {table['lr'][wrong].iloc[0]:g} is not above 0")
+        if is_float_dtype(table[name]):
+            _refuse(table[name], np.isinf(table[name]), "is not finite")
+    if "lr" in settings:
+        _refuse(table["lr"], np.isinf(table["lr"]), "is not finite")
+        _refuse(table["lr"], table["lr"] <= 0, "is not above 0")
     if not any(table[name].notna().any() for name in settings):
         raise UserError("no column is a hyperparameter: add lr, and what else was varied")
     table = _with_worst(_with_seeds(table, [*settings, *names]))
+    if CURVE in table:
+        _check_curves(table[CURVE])
     empty = {name: math.nan for name in COLUMNS if name not in table}
     curve = [CURVE] if CURVE in table else []
     return table.assign(**empty)[[*COLUMNS, *curve, *settings, *names]]
+
+
+def _refuse(values: pd.Series, wrong: pd.Series, why: str) -> None:
+    if wrong.any():
+        raise UserError(f"row {_row(wrong)}: {values.name} = {values[wrong].iloc[0]:g} {why}")
+
+
+def _check_curves(curves: pd.Series) -> None:
+    number = r"[-+]?(?:[\d.]+(?:[eE][-+]?\d+)?|inf|nan)"
+    texts = curves.fillna("").astype(str)
+    wrong = ~texts.str.fullmatch(rf"\s*(?:{number}={number}(?:\s+|$))*")
+    if wrong.any():
+        text = texts[wrong].iloc[0]
+        raise UserError(
+            f'row {_row(wrong)}: curve = "{text[:40]}"; write steps and values as 10=0.9 20=0.5'
+        )
 
 
 def doubts(table: pd.DataFrame) -> Iterator[str]:
@@ -113,6 +166,12 @@ def doubts(table: pd.DataFrame) -> Iterator[str]:
         near = did_you_mean(name.lower(), COLUMNS)
         if near.startswith("did") and len(name) > 3:
             yield f'the column "{name}" is taken for a hyperparameter; {near}'
+        texts = table[name].dropna()
+        if len(texts) > 1 and texts.nunique() == len(table) and not is_numeric_dtype(texts):
+            yield (
+                f'the column "{name}" differs in every row, so that each run counts as a setting of '
+                "its own; leave it out if it names runs"
+            )
     rates = [name for name in taken if name.lower() in (*LEARNING_RATES, "lr") and name != "lr"]
     if rates and "lr" not in table:
         yield f'the column "{rates[0]}" is no learning rate to robustlr unless it is named lr'
@@ -123,9 +182,20 @@ def taken(table: pd.DataFrame) -> str:
     names = str(table["conditions"].iloc[0]).split()
     settings = [name for name in table if name not in (*COLUMNS, CURVE, *names)]
     counts = [_count(len(table), "run"), _count(table["optimizer"].nunique(), "optimizer")]
+    tasks = table.drop_duplicates("task").set_index("task")
+    better = tasks["direction"].map({"minimize": "lower", "maximize": "higher"})
+    if better.nunique() == 1:
+        shown = f"{better.iloc[0]} values are better"
+    else:
+        shown = ", ".join(
+            f"{way} on {', '.join(tasks[better == way].index)}" for way in set(better)
+        )
+        shown = f"better values are {shown}"
+    worst = ", ".join(f"{value:g} on {task}" for task, value in tasks["worst"].items())
     return (
-        f"{' of '.join(counts)} on {_count(table['task'].nunique(), 'task')}; hyperparameters: "
-        f"{', '.join(settings)}; conditions: {', '.join(names) or 'none'}"
+        f"{' of '.join(counts)} on {_count(len(tasks), 'task')}, {table['diverged'].sum()} diverged; "
+        f"hyperparameters: {', '.join(settings)}; conditions: {', '.join(names) or 'none'}; {shown}; "
+        f"having learnt nothing is worth {worst}"
     )
 
 
@@ -174,6 +244,8 @@ def _with_numbers(table: pd.DataFrame) -> pd.DataFrame:
     for name in NUMBERS:
         if name in table:
             table[name] = _numbers(table[name], name)
+            beyond = np.isfinite(table[name]) & (table[name].abs() > MOST)
+            _refuse(table[name], beyond, f"is beyond {MOST:g}; write nan for a diverged run")
     finite = np.isfinite(table["value"])
     given = pd.Series(False, index=table.index)
     if "diverged" in table:
@@ -203,7 +275,7 @@ def _with_seeds(table: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
     if "seed" not in table:
         return table.assign(seed=table.groupby(same, dropna=False).cumcount())
     seeds = _numbers(table["seed"], "seed")
-    wrong = seeds.isna() | (seeds % 1 != 0)
+    wrong = seeds.isna() | (seeds % 1 != 0) | (seeds.abs() > 2**53)
     if wrong.any():
         raise UserError(
             f"row {_row(wrong)}: seed = {table['seed'][wrong].iloc[0]} is no whole number"

@@ -11,6 +11,8 @@ import itertools
 import multiprocessing
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 200
 """How many rows of a table the page shows; the file has all."""
+
+MOST_OF_NAME = 100
+"""How many characters of a picture's name are kept."""
 
 LONG_TABLE_ROWS = 40
 """A longer table is folded on a screen; on paper none is."""
@@ -116,9 +121,9 @@ def write_report(
 ) -> Path:
     """Write the report on a tidy table into the folder ``out``; return the HTML file.
 
-    Of a ``study``, the page says what it asks, how many of its trials (``progress``) the page does not
-    speak of, and whether its findings and the papers' numbers show. ``title`` heads the page where
-    there is no study.
+    With ``only`` it has their names, beside the whole report. Of a ``study``, the page says what it
+    asks, how many of its trials (``progress``) the page does not speak of, and whether its findings
+    and the papers' numbers show. ``title`` heads the page where there is no study.
 
     Raises:
         UserError: there are no trials, or no analysis has a name in ``only``.
@@ -139,10 +144,11 @@ def write_report(
         )
         own = [] if study is None or only else _of_study(study, trials, out)
         sections = [*own, *_sections(names, trials, out)]
-        page = out / "report.html"
+        page = out / f"{'-'.join(['report', *only])}.html"
         page.write_text(_render(trials, study, progress, title, sections), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"the report cannot be written to {out}: {error.strerror}") from error
+        why = "that is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"the report cannot be written to the folder {out}: {why}") from error
     return page
 
 
@@ -153,18 +159,25 @@ def pictures(
     stem = name.replace("-", "_")
     per = getattr(module, "PICTURE_PER", None)
     groups = table.groupby(per, sort=False) if per else [("", table)]
+    files: Counter[str] = Counter()
     for value, group in groups:
-        file = re.sub(r"[:/ ]", "-", f"{stem}-{value}.png") if value else f"{stem}.png"
+        # A name that every file system takes, of which there may be two.
+        short = re.sub(r"[^\w.-]+", "-", f"{stem}-{value}" if value else stem)[:MOST_OF_NAME]
+        files[short] += 1
+        file = f"{short}-{files[short]}.png" if files[short] > 1 else f"{short}.png"
         subject = f"{module.TITLE}, {value}" if value else module.TITLE
         alternative = " ".join(
             filter(None, [f"{subject}.", verdict, f"The numbers are in {stem}.csv."])
         )
-        yield Picture(file, subject, alternative, _png(module.draw(group)))
+        plain = group.replace({r"\$": r"\\$"}, regex=True)  # in matplotlib it begins a formula
+        yield Picture(file, subject, alternative, _png(module.draw(plain)))
 
 
 def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")  # titles stay whole
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font has not
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")  # titles stay whole
     return buffer.getvalue()
 
 

@@ -35,7 +35,14 @@ def test_three_columns_and_a_hyperparameter_are_enough(tmp_path: Path) -> None:
     assert table["worst"].unique().tolist() == [0.75]  # the worst finite value seen
     assert table["value"].tolist() == [0.5, 0.25, 0.75, 0.75, 0.2]
     assert table["study"].unique().tolist() == ["table"]
-    assert taken(table).startswith("5 runs of 2 optimizers on 1 task; hyperparameters: lr;")
+    assert taken(table).startswith(
+        "5 runs of 2 optimizers on 1 task, 1 diverged; hyperparameters: lr;"
+    )
+
+
+def test_a_comma_at_the_end_of_each_row_moves_no_column(tmp_path: Path) -> None:
+    table = _table(tmp_path, "task,optimizer,value,lr\nt,a,0.5,2,\nt,a,0.25,3,\n")
+    assert table[["task", "value", "lr"]].to_numpy().tolist() == [["t", 0.5, 2.0], ["t", 0.25, 3.0]]
 
 
 def test_the_worst_value_is_given_or_the_median_initial_one(tmp_path: Path) -> None:
@@ -110,14 +117,19 @@ def test_conditions_are_named_by_the_table_or_its_owner(tmp_path: Path) -> None:
         ("task,optimizer,lr,value\nt,a,high,2\n", 'row 2: lr = "high" is no number'),
         ("task,optimizer,lr,value\nt,a,true,2\n", 'row 2: lr = "True" is no number'),
         ("task,optimizer,lr,value\nt,a,0.1,2\nt,a,0,2\n", "row 3: lr = 0 is not above 0"),
-        ("task,optimizer,lr,lr,value\nt,a,1,2,3\n", None),
+        ("task,optimizer,lr,lr,value\nt,a,1,2,3\n", 'two columns are named "lr"'),
+        ("task|optimizer|lr|value\nt|a|1|2\n", "not separated by commas"),
+        ("task,optimizer,value,lr\nt,a,1,2,,\nt,a,1,3,,\n", "more fields than its header"),
+        ("task,optimizer,lr,value\nt,a,inf,2\n", "row 2: lr = inf is not finite"),
+        ("task,optimizer,lr,wd,value\nt,a,1,1,2\nt,a,1,inf,2\n", "row 3: wd = inf is not"),
+        ("task,optimizer,lr,value\nt,a,1,1e308\n", "row 2: value = 1e.308 is beyond"),
+        ("task,optimizer,lr,loss,value\nt,a,1,2,3\n", '"loss" is computed here'),
+        ("task,optimizer,lr,value,seed\nt,a,1,2,1e30\n", "is no whole number"),
+        ("task,optimizer,lr,value,curve\nt,a,1,2,1=2=3\n", 'row 2: curve = "1=2=3"; write'),
         ('task,optimizer,lr,value\nt,a,1,"2\n', "no table of comma-separated values"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(text: str, message: str | None, tmp_path: Path) -> None:
-    if message is None:  # pandas gives the second another name
-        assert "lr.1" in _table(tmp_path, text)
-        return
+def test_what_is_wrong_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as found:
         _table(tmp_path, text)
     assert "\n" not in str(found.value)
@@ -146,6 +158,36 @@ def test_columns_that_may_be_something_else_are_named() -> None:
         'the column "learning_rate" is no learning rate to robustlr unless it is named lr',
     ]
     assert not list(doubts(checked(_trials(), "x")))
+    named = checked(_trials().assign(run=[f"run-{n}" for n in range(len(_trials()))]), "x")
+    (doubt,) = doubts(named)
+    assert 'the column "run" differs in every row' in doubt
+
+
+def test_what_is_taken_for_granted_is_said() -> None:
+    table = pd.DataFrame({"task": ["t", "u"], "optimizer": "a", "lr": 0.1, "value": [0.5, 0.2]})
+    said = taken(checked(table, "x"))
+    assert said == (
+        "2 runs of 1 optimizer on 2 tasks, 0 diverged; hyperparameters: lr; conditions: none; lower "
+        "values are better; having learnt nothing is worth 0.5 on t, 0.2 on u"
+    )
+    other = taken(checked(table.assign(direction=["minimize", "maximize"]), "x"))
+    assert "better values are lower on t, higher on u" in other
+
+
+def test_names_may_be_anything(tmp_path: Path) -> None:
+    """Formulas, letters that no font has, paths, and names as long as a file's cannot be."""
+    names = [r"$\frac$", "猫", "a/b", "a-b", "a:b", "<b>", "x" * 300]
+    table = pd.concat([_trials().assign(task=name, metric="error") for name in names])
+    write_report(checked(table, "x", ["warmup"]), tmp_path / "out", only=["lr-curves"])
+    page = (tmp_path / "out" / "report-lr-curves.html").read_text(encoding="utf-8")
+    assert page.count("<img") == len(names) == len(list((tmp_path / "out").glob("*.png")))
+
+
+def test_a_pair_of_betas_is_a_hyperparameter(tmp_path: Path) -> None:
+    table = _trials()
+    table["betas"] = [[0.9, 0.99]] * len(table)
+    table.to_parquet(tmp_path / "t.parquet")
+    assert set(read_table(tmp_path / "t.parquet")["betas"]) == {"[0.9, 0.99]"}
 
 
 def test_a_table_without_a_study_has_a_report(tmp_path: Path) -> None:

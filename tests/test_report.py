@@ -68,7 +68,7 @@ def test_a_report_can_be_on_some_analyses_only(tmp_path: Path, study: Study) -> 
         "gap.csv",
         "gap.png",
         "gap.tex",
-        "report.html",
+        "report-gap.html",
         "trials.csv",
         "trials.parquet",
     }
