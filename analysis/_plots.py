@@ -100,6 +100,7 @@ def _draw_rows(
         panel.plot(row[value], height, label=kinds[kind], **style)
     panel.set_yticks(range(len(optimizers)), optimizers)
     panel.set_ylim(len(optimizers) - 0.5, -0.5)
+    panel.locator_params(axis="x", nbins=5)  # more long numbers would overlap
     low, high = rows[value].min(), rows[value].max()
     room = 2 * (high - low)
     if room > 0:  # wide intervals must not flatten what they are about
@@ -157,7 +158,7 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, labels: tuple[str, str]) ->
         panel.set_xlabel(labels[0], fontsize=10)
     figure.suptitle(shown["task"].iloc[0], fontsize=12)
     if any(kinds):
-        add_legend(figure, axes[0])
+        add_legend(figure, *axes)
     return figure
 
 

@@ -261,7 +261,7 @@ def _write_numbers(panel: Axes, values: Numbers, norm: Normalize, colors: str) -
         if np.isfinite(value):
             ink = "black" if shades[row, column] > 0.45 else "white"
             center: dict[str, Any] = {"ha": "center", "va": "center", "size": 8, "color": ink}
-            panel.text(column + 0.5, row + 0.45, f"{value:.2g}", **center).set_in_layout(False)
+            panel.text(column + 0.5, row + 0.45, _two_digits(value), **center).set_in_layout(False)
 
 
 def _add_scale(
@@ -273,7 +273,7 @@ def _add_scale(
         axes[0].collections[0],
         ax=axes,
         ticks=list(ticks),
-        format="%.2g",
+        format=lambda value, _: _two_digits(value),
         location="top",
         aspect=40,
         shrink=min(1.0, 2 / columns),
@@ -290,3 +290,8 @@ def _short(value: Any) -> str:
         return text
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _two_digits(value: float) -> str:
+    """Return a number with two digits, without an exponent up to five."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2g}"

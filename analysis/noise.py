@@ -59,11 +59,16 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
 def pooled_noise(settings: pd.DataFrame) -> tuple[float, float, float]:
     """Return the standard deviation over seeds, pooled over settings (rows), and its χ² interval."""
     degrees = int((settings.notna().sum(axis=1) - 1).sum())
-    deviations = settings.sub(settings.mean(axis=1), axis=0).to_numpy()
+    deviations = settings.sub(settings.mean(axis=1), axis=0)[_differ(settings)].to_numpy()
     noise = float(np.sqrt(np.nansum(np.square(deviations)) / degrees))
     tails = stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], degrees)
     low, high = noise * np.sqrt(degrees / tails)
     return noise, float(low), float(high)
+
+
+def _differ(settings: pd.DataFrame) -> pd.Series:
+    """Return which settings' seeds differ; the mean of equal numbers need not be that number."""
+    return settings.max(axis=1) > settings.min(axis=1)
 
 
 def _learning_rates(settings: pd.DataFrame) -> np.ndarray:
@@ -80,7 +85,8 @@ def _learning_rates(settings: pd.DataFrame) -> np.ndarray:
 
 def _ratio(settings: pd.DataFrame) -> dict[str, float]:
     """Return ``within``, ``between`` and their ratio with its interval."""
-    means, variances = settings.mean(axis=1).to_numpy(), settings.var(axis=1).to_numpy()
+    means = settings.mean(axis=1).to_numpy()
+    variances = settings.var(axis=1).where(_differ(settings), 0.0).to_numpy()
     seeds = settings.notna().sum(axis=1).to_numpy()
     variances = variances / (stats.chi2.median(seeds - 1) / (seeds - 1))
     names = ("within", "between", "ratio")
@@ -141,7 +147,8 @@ def draw(table: pd.DataFrame) -> Figure:
             curve = curve.fillna({"lr": 1.0}).sort_values("lr")
             lrs = curve["lr"] * 1.1 ** (kind - (len(kinds) - 1) / 2)  # intervals stand apart
             style = {"color": colors[kind], "marker": MARKERS[kind % len(MARKERS)]}
-            panel.plot(lrs, curve["noise_share"], label=kinds[kind], **style)
+            seen = curve["noise_share"].where(curve["noise_share"] > 0)
+            panel.plot(lrs, seen, label=kinds[kind], **style)
             panel.vlines(lrs, curve["share_low"], curve["share_high"], color=colors[kind])
         if len(positive):
             panel.set_yscale("log")
@@ -155,5 +162,5 @@ def draw(table: pd.DataFrame) -> Figure:
         panel.set_ylabel("noise / gain")
     figure.suptitle(str(table["task"].iloc[0]))
     if any(kinds):
-        add_legend(figure, axes[0])
+        add_legend(figure, *axes)
     return figure

@@ -113,6 +113,11 @@ def test_the_typical_noise_is_that_of_most_settings() -> None:
     assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
 
 
+def test_equal_numbers_have_no_noise_whatever_their_mean_is_rounded_to() -> None:
+    settings = pd.DataFrame([[0.1] * 3, [0.7] * 3])
+    assert noise.pooled_noise(settings)[0] == 0.0
+
+
 def test_coverage_of_paired_noise() -> None:
     """Eight good settings whose seeds share half of their luck."""
 
