@@ -5,6 +5,11 @@ import pandas as pd
 from robustlr.analysis._cells import conditions
 
 
+def many(number: int, what: str) -> str:
+    """Return ``1 task``, ``2 tasks``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def tally(which: "pd.Series[bool]", optimizers: "pd.Series[str]") -> str:
     """Return of how many of each optimizer's rows it holds: ``nero on 3 of 5, adamw on 1 of 5``.
 
