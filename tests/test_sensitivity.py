@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robustlr.analysis import sensitivity
+from robustlr.analysis import relative_performance, sensitivity
 from robustlr.analysis._compare import _difference
-from robustlr.analysis._sweeps import Estimate, Runs, estimate, position
+from robustlr.analysis._sweeps import Estimate, Runs, cell_weights, estimate, position
 from tests.coverage import Interval, coverage
 from tests.test_analysis import _random_design, _trials
 
@@ -65,6 +65,30 @@ def test_differences_cover_the_truth_where_seeds_are_shared(seeds: int) -> None:
         return _difference(*(_estimate(sample, WHOLE) for sample in samples))
 
     assert 0.93 <= coverage(interval, values[0] - values[1], 800) <= 0.97
+
+
+def test_a_finer_grid_near_the_best_changes_little() -> None:
+    """Each value counted once would take it from 0.3 to 0.17 (sensitivity)."""
+    even = 10.0 ** np.arange(-4, 1)
+    finer = np.array([1e-4, 1e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.3e-2, 1.6e-2, 2.5e-2, 0.1, 1.0])
+    facts = {"task": "t", "optimizer": "a", "role": "design", "seed": 0, "worst": 0.9}
+    facts |= {"direction": "minimize", "diverged": False}
+    found = []
+    for lrs in (even, finer):
+        trials = pd.DataFrame({"lr": lrs, "value": 0.1 + 0.2 * abs(np.log10(lrs) + 2)} | facts)
+        areas = relative_performance.compute(trials)["area"]
+        found.append([sensitivity.compute(trials)["sensitivity"].iloc[0], areas.iloc[0]])
+    assert found[0][0] == pytest.approx(0.24 / 0.8)
+    assert found[1] == pytest.approx(found[0], rel=0.12)
+
+
+def test_values_count_by_their_decades() -> None:
+    assert cell_weights("lr", np.array([0.1, 1.0, 10.0])).tolist() == pytest.approx([1 / 3] * 3)
+    one_too_many = cell_weights("lr", np.array([0.1, 1.0, 10**0.5, 10.0]))
+    assert one_too_many.tolist() == pytest.approx(np.array([1, 0.75, 0.5, 0.5]) / 2.75)
+    with_none = cell_weights("weight_decay", np.array([0.0, 1e-3, 1e-2, 1e-1]))
+    assert with_none.tolist() == pytest.approx([0.25] * 4)
+    assert cell_weights("lr", np.array([0.1])).tolist() == [1]
 
 
 def test_a_decade_of_momentum_is_one_of_what_it_leaves() -> None:
