@@ -15,10 +15,13 @@ def tally(which: "pd.Series[bool]", optimizers: "pd.Series[str]") -> str:
 
     Optimizers of which it never holds are left out; if it holds of none, the text is empty.
     """
+    return ", ".join(tallies(which, optimizers))
+
+
+def tallies(which: "pd.Series[bool]", optimizers: "pd.Series[str]") -> list[str]:
+    """Return ``tally``'s parts, one for each optimizer."""
     by_optimizer = which.groupby(optimizers, sort=False).agg(["sum", "size"])
-    return ", ".join(
-        f"{name} on {hits} of {rows}" for name, hits, rows in by_optimizer.itertuples() if hits
-    )
+    return [f"{name} on {hits} of {rows}" for name, hits, rows in by_optimizer.itertuples() if hits]
 
 
 def of_cases(table: pd.DataFrame) -> str:

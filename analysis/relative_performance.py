@@ -15,7 +15,8 @@ the area, to the ``leader``, the optimizer of the best mean rank, paired by seed
 Limits: the best is the best of a noisy sample, so curves are a little too low; ratios of losses, of
 perplexities and of distances are not comparable with one another; the area depends on the range. Where
 every point has a learning rate of its own (random and Sobol designs), they are taken together by half
-decades. Adaptive designs (tpe) are left out.
+decades. Adaptive designs (tpe) are left out. The verdict claims only differences that hold for all
+comparisons together, by Holm's procedure over all pairs of optimizers.
 """
 
 from functools import partial

@@ -14,10 +14,13 @@ covered 93 to 97 % in simulated valleys, and so does that of ``difference``, to 
 optimizer of the best mean rank, paired by seed.
 
 Limits: the best is the best of a noisy sample, so sensitivities are a little too high, and of a curve
-that is flat but for noise the interval misses zero (it covered 68 to 76 %); a best at the edge
-of the range (``edge``) says that the range was too narrow; adaptive designs (tpe) are left out,
-because they crowd the optimum. Where every point has a value of its own (random and Sobol designs),
-values are taken together by half decades. A range with a single value says nothing and has no row.
+that is flat but for noise the interval misses zero (it covered 68 to 76 %); a best at the edge of the
+range (``edge``) says that the range was too narrow; adaptive designs (tpe) are left out, because they
+crowd the optimum. Where every point has a value of its own (random and Sobol designs), values are taken
+together by half decades. A range with a single value says nothing and has no row. The verdict claims
+only differences that hold for all comparisons on a range together, by Holm's procedure over all pairs
+of optimizers: of identical optimizers it claimed one in 1 to 6 % of simulated studies, where single
+intervals did in 6 to 73 %.
 """
 
 from functools import partial
