@@ -19,8 +19,8 @@ are counted (``tasks``). Intervals speak of new seeds on these tasks, not of oth
 value, which scales the scores, is estimated and taken as known; it moves when an optimizer is
 added. In simulation the intervals of ``score`` and ``short_of_best`` cover 93 to 95 % from three seeds
 on (88 % of two), those of ``mean_rank``, which moves in steps, 86 to 94 %. Of
-identical optimizers one was said to be ahead of all in 10 % of simulated studies with two seeds, in 2
-to 9 % with more. ``first`` is no chance to be best: with few seeds it is near 1 or 0 by luck.
+identical optimizers one was said to be ahead of all in 10 % of simulated studies with two seeds, in at
+most 9 % with more. ``first`` is no chance to be best: with few seeds it is near 1 or 0 by luck.
 """
 
 from typing import Any
