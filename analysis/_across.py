@@ -1,5 +1,6 @@
 """What analyses that look across tasks or optimizers share: groups of cells and scores."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,7 +139,8 @@ def is_grid(points: pd.DataFrame) -> bool:
     """Return whether settings (a row each) are a full grid rather than a sample of the space.
 
     They are if they are all combinations of their values; the values of a single hyperparameter,
-    which always are, must be evenly spaced, on a linear or a log scale.
+    which always are, must be evenly spaced, on a linear or a log scale, or all round, as somebody
+    chose them.
     """
     varied = [name for name in points if points[name].nunique() > 1]
     if len(points) != int(np.prod([points[name].nunique() for name in varied])):
@@ -146,6 +148,13 @@ def is_grid(points: pd.DataFrame) -> bool:
     if len(varied) != 1 or not pd.api.types.is_numeric_dtype(points[varied[0]]):
         return True
     values = np.sort(points[varied[0]].to_numpy(float))
+    if all(_is_round(value) or _is_round(1 - value) for value in values):
+        return True
     scales = [values, np.log(values)] if values[0] > 0 else [values]
     steps = [np.diff(scale) for scale in scales]
     return any(bool(np.allclose(step, step[0], rtol=1e-3)) for step in steps)
+
+
+def _is_round(value: float) -> bool:
+    """Return whether two significant digits say the value, as they do 0.03."""
+    return math.isclose(value, float(f"{value:.1e}"), rel_tol=1e-9)

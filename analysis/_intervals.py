@@ -39,12 +39,14 @@ def jackknife(
     return estimate, estimate - half, estimate + half
 
 
-def share_interval(hits: int, total: int) -> tuple[float, float, float]:
-    """Return the share of hits and Wilson's interval."""
+def share_interval(hits: float, total: float) -> tuple[float, float, float]:
+    """Return the share of hits and Wilson's interval; of weighted draws both may be fractions."""
     if total == 0:
         return (float("nan"),) * 3
-    bounds = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
-    return hits / total, float(bounds.low), float(bounds.high)
+    share, squared = hits / total, float(stats.norm.ppf((1 + LEVEL) / 2)) ** 2 / total
+    middle = (share + squared / 2) / (1 + squared)
+    half = float(np.sqrt(squared * share * (1 - share) + squared**2 / 4)) / (1 + squared)
+    return share, max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _quantile(count: int) -> float:

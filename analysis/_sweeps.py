@@ -89,6 +89,23 @@ def from_position(name: str, positions: Numbers) -> Numbers:
     return np.asarray(1 - 10**-positions if is_memory(name) else 10**positions)
 
 
+def cell_weights(name: str, values: Numbers) -> Numbers:
+    """Return how much each value counts in a mean over ascending values: the weights sum to 1.
+
+    It is the width of the value's cell, which ends halfway to its neighbours and on the outside as far
+    away as inside: however densely a part of the range was searched, it counts by its decades. A value
+    without a place on the scale, such as a decay of zero, counts as the others do on average.
+    """
+    at = position(name, values)
+    placed = np.isfinite(at)
+    widths = np.ones(len(at))
+    if placed.sum() > 1:
+        gaps = np.diff(at[placed])
+        widths[placed] = (np.append(gaps, gaps[-1]) + np.append(gaps[0], gaps)) / 2
+        widths[~placed] = widths[placed].mean()
+    return np.asarray(widths / widths.sum())
+
+
 def is_memory(name: str) -> bool:
     """Return whether a hyperparameter is the share of an average that is kept each step."""
     return name == "momentum" or name.startswith("beta")

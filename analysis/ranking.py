@@ -3,9 +3,12 @@
 A run's score is the share of the way from the task's worst loss (0) to the best (1), the best being the
 lowest of all optimizers' points, averaged over seeds. ``score`` is the interquartile mean of an
 optimizer's runs over all tasks and seeds, the mean of the middle half, which neither one lost task nor
-one very easy one decides. ``short_of_best`` is the optimality gap: the mean shortfall from a score of
-1. ``mean_rank`` is the mean over tasks of the rank of its mean score (1 is best), and ``first`` the
-share of bootstrap resamples in which its ``score`` is the highest. Source: Agarwal et al. (2021).
+one very easy one decides; all tasks weigh the same, however many seeds they have. ``short_of_best`` is
+the optimality gap: the mean shortfall from a score of 1. ``mean_rank`` is the mean over tasks of the
+rank of its mean score (1 is best), and ``first`` the share of bootstrap resamples in which its
+``score`` is the highest. ``ahead_low`` is the lower bound by which the optimizer with the highest
+``score`` is ahead of this one, paired by seed; the verdict says ahead only where it is above 0. Source:
+Agarwal et al. (2021).
 ``tuned`` is each seed's run of the setting that is best on the other seeds, ``default`` that of the
 out-of-the-box setting. Intervals are from a bootstrap that draws seeds within each task, the same
 for all optimizers, as runs with the same seed share initial weights and batches. It reads the
@@ -15,7 +18,9 @@ Limits: only tasks that all optimizers of a condition have run, and seeds that a
 are counted (``tasks``). Intervals speak of new seeds on these tasks, not of other tasks. The best
 value, which scales the scores, is estimated and taken as known; it moves when an optimizer is
 added. In simulation the intervals of ``score`` and ``short_of_best`` cover 93 to 95 % from three seeds
-on (88 % of two), those of ``mean_rank``, which moves in steps, 86 to 94 %.
+on (88 % of two), those of ``mean_rank``, which moves in steps, 86 to 94 %. Of
+identical optimizers one was said to be ahead of all in 10 % of simulated studies with two seeds, in at
+most 9 % with more. ``first`` is no chance to be best: with few seeds it is near 1 or 0 by luck.
 """
 
 from typing import Any
@@ -29,9 +34,12 @@ from robustlr.analysis._across import scored
 from robustlr.analysis._bootstrap import interval, resampled
 from robustlr.analysis._cells import Floats, conditions
 from robustlr.analysis._plots import draw_intervals, shown_condition
+from robustlr.analysis._sentences import many
 
 TITLE = "Ranking over tasks"
 PICTURE_PER = "setting"
+LEAST = 1e-9
+"""By less no optimizer is ahead: it is rounding."""
 
 
 def compute(trials: pd.DataFrame) -> pd.DataFrame:
@@ -39,8 +47,8 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for key, counted, tables in scored(trials):
         table = _ranked(tables)
-        records = table.sort_values("score", ascending=False).to_dict("records")
-        rows += [key | row | counted[row["optimizer"]] for row in records]
+        ordered = table.sort_values("score", ascending=False, kind="stable")
+        rows += [key | row | counted[row["optimizer"]] for row in ordered.to_dict("records")]
     return pd.DataFrame(rows)
 
 
@@ -60,25 +68,32 @@ def _ranked(tables: list[pd.DataFrame]) -> pd.DataFrame:
         columns[name] = estimate
         columns[f"{prefix}low"], columns[f"{prefix}high"] = np.clip([low, high], *limits)
     columns["first"] = _share_first(tables)
+    lead = int(np.argmax(columns["score"]))
+    _, columns["ahead_low"], _ = interval(tables, lambda drawn: _ahead(drawn, lead))
     return pd.DataFrame(columns)
 
 
 def iqm(drawn: list[Floats]) -> Floats:
     """Return the interquartile mean over all tasks' runs, resamples × optimizers.
 
-    Runs at the quartiles count in part, so that a quarter of any number of runs can be cut.
+    All tasks weigh the same. Runs at the quartiles count in part, so that exactly a quarter is cut.
     """
-    ordered = np.sort(np.concatenate(drawn, axis=1), axis=1)
-    count = ordered.shape[1]
-    places = np.arange(count)
-    inside = np.minimum(places + 1, 0.75 * count) - np.maximum(places, 0.25 * count)
-    weights = np.clip(inside, 0, None) / (0.5 * count)
-    means: Floats = np.einsum("ijk,j->ik", ordered, weights)
+    runs = np.concatenate(drawn, axis=1)
+    weights = np.concatenate([np.full(task.shape[1], 1 / task.shape[1]) for task in drawn])
+    order = runs.argsort(axis=1)
+    ends = (weights / len(drawn))[order].cumsum(axis=1)
+    inside = np.diff(np.clip(ends, 0.25, 0.75), axis=1, prepend=0.25)
+    means: Floats = (np.take_along_axis(runs, order, axis=1) * inside).sum(axis=1) / 0.5
     return means
 
 
+def _ahead(drawn: list[Floats], lead: int) -> Floats:
+    means = iqm(drawn)
+    return means[:, [lead]] - means
+
+
 def _short_of_best(drawn: list[Floats]) -> Floats:
-    gaps: Floats = np.clip(1 - np.concatenate(drawn, axis=1), 0, None).mean(axis=1)
+    gaps: Floats = np.mean([np.clip(1 - task, 0, None).mean(axis=1) for task in drawn], axis=0)
     return gaps
 
 
@@ -99,7 +114,7 @@ def _share_first(tables: list[pd.DataFrame]) -> Floats:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Say who ranks first, in how many resamples, and who cannot be told apart from it."""
+    """Say who scores highest, and of whom it is surely ahead."""
     if table.empty:
         return "This needs a task on which all optimizers of a condition ran with a common seed."
     sentences = []
@@ -112,15 +127,11 @@ def verdict(table: pd.DataFrame) -> str:
         if np.isnan(first["first"]):
             sentences.append(f"{where}: one seed ranks nobody.")
             continue
-        rivals = rows[(rows["first"] >= 0.025) & (rows["optimizer"] != first["optimizer"])]
-        told = (
-            f"not surely ahead of {', '.join(rivals['optimizer'])}"
-            if len(rivals)
-            else "ahead of all"
-        )
+        others = rows.iloc[1:]
+        rivals = others[others["ahead_low"] < LEAST]["optimizer"]
+        told = f"not surely ahead of {', '.join(rivals)}" if len(rivals) else "ahead of all"
         sentences.append(
-            f"{where}: {first['optimizer']} scores highest and ranks first in "
-            f"{100 * first['first']:.0f} % of resamples, {told} ({first['tasks']} tasks)."
+            f"{where}: {first['optimizer']} scores highest, {told} ({many(first['tasks'], 'task')})."
         )
     return " ".join(sentences) or "A single optimizer cannot be ranked."
 

@@ -6,16 +6,17 @@ minimised and positive: errors, losses, Fréchet distances, and perplexities (ge
 seeds). For all others, such as rewards and accuracies, it is the share of what there is to gain that is
 left, (worst − value) / (worst − best); ``form`` says which. Each value is the mean over the seeds of the
 ``design`` trials, the other hyperparameters at their best. ``area`` is the mean of the curve over the
-design's learning rates in the range that all optimizers of the task searched, from ``range_low`` to
-``range_high``. Source: Figure 4 of Bernstein et al., "On the distance between two neural networks and
-the stability of learning" (2020), whose metrics are of the first form. Intervals are jackknives over
-seeds; ``difference`` is of the area, to the ``leader``, the optimizer of the best mean rank, paired by
-seed.
+range that all optimizers of the task searched, from ``range_low`` to ``range_high``; each of the
+design's learning rates counts by the decades it stands for, halfway to its neighbours. Source: Figure
+4 of Bernstein et al., "On the distance between two neural networks and the stability of learning"
+(2020), whose metrics are of the first form. Intervals are jackknives over seeds; ``difference`` is of
+the area, to the ``leader``, the optimizer of the best mean rank, paired by seed.
 
 Limits: the best is the best of a noisy sample, so curves are a little too low; ratios of losses, of
 perplexities and of distances are not comparable with one another; the area depends on the range. Where
 every point has a learning rate of its own (random and Sobol designs), they are taken together by half
-decades. Adaptive designs (tpe) are left out.
+decades. Adaptive designs (tpe) are left out. The verdict claims only differences that hold for all
+comparisons together, by Holm's procedure over all pairs of optimizers.
 """
 
 from functools import partial
@@ -31,6 +32,7 @@ from robustlr.analysis._plots import draw_curves
 from robustlr.analysis._sweeps import (
     Numbers,
     Runs,
+    cell_weights,
     common_ranges,
     estimate,
     jackknifed,
@@ -103,7 +105,8 @@ def relative(runs: Runs, form: str, times: Numbers) -> Numbers:
 
 
 def _area(runs: Runs, form: str, inside: "np.typing.NDArray[np.bool_]", times: Numbers) -> Numbers:
-    return np.asarray(relative(runs, form, times)[inside].mean(axis=0))
+    weights = cell_weights("lr", runs.values[inside])
+    return np.asarray(weights @ relative(runs, form, times)[inside])
 
 
 def _curve(runs: Runs, form: str) -> pd.DataFrame:

@@ -1,21 +1,26 @@
 """How much does a wrong learning rate cost, and a wrong weight decay or momentum?
 
-Sensitivity is the mean, over the design's values of a hyperparameter, of the loss above the
-optimizer's best, as a share of what there is to gain: 0 if every value is as good as the best, 1 if
-every one is as bad as learning nothing. Each value counts once; at each, the other hyperparameters are
-at their best of the points that have it. A point's loss is the mean over the seeds of its ``design``
-trials. It is given on the ``common`` range, the values that all optimizers of the task searched, and
-within one ``decade`` of each optimizer's own best: the two can disagree. Momentum and betas count by
-what they leave, 1 minus the value: one decade around 0.9 goes from 0 to 0.99. Source: learning-rate
-sensitivity as described by Wortsman et al. (2023), divided by worst minus best. The interval is a
-jackknife over seeds, which covered 93 to 97 % in simulated valleys, and so does that of ``difference``,
-to the ``leader``: the optimizer of the best mean rank, paired by seed.
+Sensitivity is the mean, over the range of a hyperparameter, of the loss above the optimizer's best, as a
+share of what there is to gain: 0 if every value is as good as the best, 1 if every one is as bad as
+learning nothing. Each of the design's values counts by the decades it stands for, halfway to its
+neighbours, so on an even grid all count the same and a finer one near the best changes little; zero
+counts as the others on average. At each value the other hyperparameters are at their best of the points
+that have it. A point's loss is the mean over the seeds of its ``design`` trials. It is given on the
+``common`` range, the values that all optimizers of the task searched, and within one ``decade`` of each
+optimizer's own best: the two can disagree. Momentum and betas count by what they leave, 1 minus the
+value: one decade around 0.9 goes from 0 to 0.99. Source: learning-rate sensitivity as described by
+Wortsman et al. (2023), divided by worst minus best. The interval is a jackknife over seeds, which
+covered 93 to 97 % in simulated valleys, and so does that of ``difference``, to the ``leader``: the
+optimizer of the best mean rank, paired by seed.
 
 Limits: the best is the best of a noisy sample, so sensitivities are a little too high, and of a curve
-that is flat but for noise the interval misses zero (it covered 68 to 76 %); a best at the edge
-of the range (``edge``) says that the range was too narrow; adaptive designs (tpe) are left out,
-because they crowd the optimum. Where every point has a value of its own (random and Sobol designs),
-values are taken together by half decades. A range with a single value says nothing and has no row.
+that is flat but for noise the interval misses zero (it covered 68 to 76 %); a best at the edge of the
+range (``edge``) says that the range was too narrow; adaptive designs (tpe) are left out, because they
+crowd the optimum. Where every point has a value of its own (random and Sobol designs), values are taken
+together by half decades. A range with a single value says nothing and has no row. The verdict claims
+only differences that hold for all comparisons on a range together, by Holm's procedure over all pairs
+of optimizers: of identical optimizers it claimed one in 1 to 6 % of simulated studies, where single
+intervals did in 6 to 73 %.
 """
 
 from functools import partial
@@ -32,6 +37,7 @@ from robustlr.analysis._sweeps import (
     Estimate,
     Numbers,
     Runs,
+    cell_weights,
     common_ranges,
     curve,
     estimate,
@@ -91,7 +97,11 @@ def _row(runs: Runs, name: str, bounds: Bounds) -> tuple[dict[str, Any], Estimat
         "low": low,
         "high": high,
         "best": best,
-        "edge": bool(best in (runs.values[0], runs.values[-1]) and best != 0),  # 0 is no edge
+        "edge": bool(
+            best in (runs.values[0], runs.values[-1])
+            and best != 0  # below which there is nothing
+            and losses.min() < runs.worst
+        ),
     }, found
 
 
@@ -100,8 +110,11 @@ def sensitivity(runs: Runs, name: str, bounds: Bounds, times: Numbers) -> Number
     losses = curve(runs, times)
     best = losses.min(axis=0)
     inside = _inside(runs, name, bounds, losses) & np.isfinite(losses)
-    count = np.where(inside.any(axis=0), inside.sum(axis=0), np.nan)
-    excess = np.where(inside, losses - best, 0).sum(axis=0) / count
+    excess = np.full(len(best), np.nan)
+    for place, there in enumerate(inside.T):
+        if there.any():
+            weights = cell_weights(name, runs.values[there])
+            excess[place] = weights @ (losses[there, place] - best[place])
     available = np.where(best < runs.worst, runs.worst - best, np.nan)
     return np.asarray(excess / available)
 

@@ -13,7 +13,8 @@ the ``leader``, the optimizer of the best mean rank, paired by seed.
 Limits: a width cannot be finer than the design's steps, nor wider than the searched range
 (``searched``): where the good range touches its end (``at_least``), the width is at least the one given.
 Where every point has a value of its own (random and Sobol designs), values are taken together by half
-decades. Adaptive designs (tpe) are left out.
+decades. Adaptive designs (tpe) are left out. The verdict claims only differences that hold for all
+comparisons together, by Holm's procedure over all pairs of optimizers.
 """
 
 from functools import partial

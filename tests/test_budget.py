@@ -175,6 +175,18 @@ def test_the_probability_to_be_best_at_each_budget() -> None:
     assert tau[1] == pytest.approx(2 * best[1] - 1)
 
 
+def test_where_seeds_disagree_no_budget_settles_the_ranking() -> None:
+    """a wins on two seeds and b on the two others, each surely: no seed knows the others."""
+    trials = _trials({"a": [0.1, 0.11], "b": [0.2, 0.21]}, seeds=4)
+    swapped = trials["seed"] >= 2
+    names = trials["optimizer"].map({"a": "b", "b": "a"})
+    trials["optimizer"] = trials["optimizer"].mask(swapped, names)
+    trials["value"] += 0.02 * (trials["optimizer"] == "b")  # on the means a wins
+    table = rank_stability.compute(trials)
+    assert set(table["tau"]) == {0.0}
+    assert "t: never surely" in rank_stability.verdict(table)
+
+
 def test_equal_optimizers_share_the_first_place() -> None:
     table = rank_stability.compute(_trials({name: [1.0, 1.0] for name in "abcd"}))
     assert set(table["best"]) == {0.25}

@@ -1,12 +1,13 @@
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from robustlr.analysis import sensitivity
-from robustlr.analysis._compare import _difference
-from robustlr.analysis._sweeps import Estimate, Runs, estimate, position
+from robustlr.analysis import relative_performance, sensitivity
+from robustlr.analysis._compare import _difference, _surely, against_leader, verdict_on_leader
+from robustlr.analysis._sweeps import Estimate, Runs, cell_weights, estimate, position
 from tests.coverage import Interval, coverage
 from tests.test_analysis import _random_design, _trials
 
@@ -62,9 +63,33 @@ def test_differences_cover_the_truth_where_seeds_are_shared(seeds: int) -> None:
         of_seed = 0.05 * generator.normal(size=seeds)
         noise = 0.02 * generator.normal(size=(2, len(AT), seeds))
         samples = [runs(c[:, None] + of_seed + n) for c, n in zip(curves, noise, strict=True)]
-        return _difference(*(_estimate(sample, WHOLE) for sample in samples))
+        return _difference(*(_estimate(sample, WHOLE) for sample in samples))[:3]
 
     assert 0.93 <= coverage(interval, values[0] - values[1], 800) <= 0.97
+
+
+def test_a_finer_grid_near_the_best_changes_little() -> None:
+    """Each value counted once would take it from 0.3 to 0.17 (sensitivity)."""
+    even = 10.0 ** np.arange(-4, 1)
+    finer = np.array([1e-4, 1e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1.3e-2, 1.6e-2, 2.5e-2, 0.1, 1.0])
+    facts = {"task": "t", "optimizer": "a", "role": "design", "seed": 0, "worst": 0.9}
+    facts |= {"direction": "minimize", "diverged": False}
+    found = []
+    for lrs in (even, finer):
+        trials = pd.DataFrame({"lr": lrs, "value": 0.1 + 0.2 * abs(np.log10(lrs) + 2)} | facts)
+        areas = relative_performance.compute(trials)["area"]
+        found.append([sensitivity.compute(trials)["sensitivity"].iloc[0], areas.iloc[0]])
+    assert found[0][0] == pytest.approx(0.24 / 0.8)
+    assert found[1] == pytest.approx(found[0], rel=0.12)
+
+
+def test_values_count_by_their_decades() -> None:
+    assert cell_weights("lr", np.array([0.1, 1.0, 10.0])).tolist() == pytest.approx([1 / 3] * 3)
+    one_too_many = cell_weights("lr", np.array([0.1, 1.0, 10**0.5, 10.0]))
+    assert one_too_many.tolist() == pytest.approx(np.array([1, 0.75, 0.5, 0.5]) / 2.75)
+    with_none = cell_weights("weight_decay", np.array([0.0, 1e-3, 1e-2, 1e-1]))
+    assert with_none.tolist() == pytest.approx([0.25] * 4)
+    assert cell_weights("lr", np.array([0.1])).tolist() == [1]
 
 
 def test_a_decade_of_momentum_is_one_of_what_it_leaves() -> None:
@@ -103,6 +128,54 @@ def test_the_leader_is_claimed_to_lead_only_where_the_interval_says_so() -> None
     assert sensitivity.verdict(table[:0]).startswith("This needs")
     alone = table[table["optimizer"] == leader]
     assert "nothing to compare it with" in sensitivity.verdict(alone)
+
+
+def _compared(values: dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]) -> pd.DataFrame:
+    """Optimizers' differences to the leader; ``values`` are ``[tasks, seeds]``."""
+    keys = [(name, task) for name, tasks in values.items() for task in range(len(tasks))]
+    table = pd.DataFrame(keys, columns=["optimizer", "task"])
+    ours = [pd.Series(values[name][task]) for name, task in keys]
+    return against_leader(table, [Estimate(float(each.mean()), each) for each in ours])
+
+
+def test_optimizers_that_tie_share_the_lead() -> None:
+    found = {
+        "zeta": np.array([[1.0, 1.1], [2.0, 2.1]]),
+        "alpha": np.array([[2.0, 2.1], [1.0, 1.1]]),
+    }
+    said = verdict_on_leader(_compared(found), "S", "less", "more")
+    assert said.startswith("S: alpha and zeta share the best mean rank over 2 tasks. alpha is less")
+    assert "It is" not in said
+
+
+def test_where_nothing_was_learnt_nobody_leads() -> None:
+    nothing = _compared({name: np.full((2, 2), np.nan) for name in "ab"})
+    said = verdict_on_leader(nothing, "S", "less", "more")
+    assert said == "S: nothing was learnt, so there is nothing to compare."
+    table = sensitivity.compute(_trials().assign(diverged=True, value=0.9))
+    assert not table["edge"].any()
+    once = _compared({"a": np.array([[np.nan] * 2, [1.0, 1.0]]), "b": np.array([[9.0] * 2] * 2)})
+    assert once["leader"].unique() == ["b"]  # a has learnt on one task alone
+
+
+def test_of_many_comparisons_of_equals_few_are_claimed() -> None:
+    generator = np.random.default_rng(0)
+    alone = together = 0
+    for _ in range(150):
+        table = _compared({name: generator.normal(size=(1, 3)) for name in "abcdef"})
+        others = table[table["optimizer"] != table["leader"]]
+        alone += bool(((others["difference_low"] > 0) | (others["difference_high"] < 0)).any())
+        together += bool(_surely(others).any())
+    assert alone / 150 > 0.2
+    assert together / 150 < 0.07
+
+
+def test_claims_that_hold_alone_are_counted() -> None:
+    generator = np.random.default_rng(0)
+    noise = {name: generator.normal(size=(3, 3)) for name in "abcd"}
+    table = _compared({name: own + 6 * (name != "a") for name, own in noise.items()})
+    said = verdict_on_leader(table, "S", "less", "more")
+    assert " of 9 comparisons would be clear, as by chance about 0.5 would be." in said
 
 
 def test_points_of_a_random_design_are_taken_together_by_half_decades() -> None:

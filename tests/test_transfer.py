@@ -116,7 +116,25 @@ def test_a_grid_is_told_from_a_sample() -> None:
     assert not is_grid(grid.iloc[1:])
     assert is_grid(pd.DataFrame({"lr": [1.15478e-3, 1.15478e-2, 1.15478e-1]}))
     assert is_grid(pd.DataFrame({"lr": [0.0, 0.5, 1.0]}))
-    assert not is_grid(pd.DataFrame({"lr": [0.001, 0.004, 0.1]}))
+    assert not is_grid(pd.DataFrame({"lr": [0.00117, 0.00436, 0.108]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("lr", [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]),
+        ("lr", [0.01, 0.02, 0.04, 0.06, 0.08, 0.1]),
+        ("momentum", [0.0, 0.9, 0.99, 0.999]),
+        ("beta2", [0.9, 0.95, 0.999, 0.9995]),
+    ],
+)
+def test_round_numbers_are_a_chosen_grid(name: str, values: list[float]) -> None:
+    assert is_grid(pd.DataFrame({name: values}))
+
+
+def test_random_numbers_are_no_grid() -> None:
+    for draw in 10 ** np.random.default_rng(0).uniform(-4, 0, (1000, 4)):
+        assert not is_grid(pd.DataFrame({"lr": [float(f"{value:.6g}") for value in draw]}))
 
 
 def _two_knobs(lr_shift: float, decay_shift: float) -> pd.DataFrame:
