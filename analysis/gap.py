@@ -34,11 +34,11 @@ from robustlr.analysis._cells import (
     cells,
     conditions,
     counts,
-    hyperparameters,
     in_unit,
     is_perplexity,
     of_role,
     point_by_seed,
+    point_names,
     shown_setting,
     tuned_by_seed,
     with_losses,
@@ -108,7 +108,7 @@ def _confirmed(cell: pd.DataFrame) -> Arms | None:
     ]
     if both[1].empty:
         return None
-    names = hyperparameters(tuned)
+    names = point_names(tuned)
     setting = shown_setting(names, tuple(tuned[names].iloc[0]))
     runs = pd.concat(both)
     on = "validation"
@@ -125,10 +125,10 @@ def _left_out(cell: pd.DataFrame) -> Arms | None:
     if not default["seed"].isin(design["seed"]).any():
         return None
     by_seed = point_by_seed(design)
-    best = by_seed.mean(axis=1).idxmin()
-    setting = shown_setting(list(by_seed.index.names), best)
+    best = by_seed.mean(axis=1).argmin()  # a place: NaN in a setting cannot be looked up
+    setting = shown_setting(list(by_seed.index.names), by_seed.index[best])
     who = "the other seeds" if by_seed.shape[1] > 1 else "the same seed"
-    losses = default.groupby("seed")["loss"].mean(), tuned_by_seed(by_seed), by_seed.loc[best]
+    losses = default.groupby("seed")["loss"].mean(), tuned_by_seed(by_seed), by_seed.iloc[best]
     return Arms(*losses, setting, f"validation, {who} chose")
 
 

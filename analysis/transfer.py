@@ -87,7 +87,8 @@ def _shared(group: Group, bounds: dict[str, tuple[float, float]]) -> Shared | No
     )
     share = ((runs["loss"] - best) / gain).where(gain > 0, 0.0)
     runs = runs.assign(share=share, diverged=runs["diverged"].astype(float))
-    wide = runs.pivot_table(index=names, columns=["task", "seed"], values=["share", "diverged"])
+    by = runs.groupby([*names, "task", "seed"], dropna=False)[["share", "diverged"]]
+    wide = by.mean().unstack(["task", "seed"])
     everywhere = wide["share"].notna().T.groupby(level="task").any().all()
     wide = wide[everywhere]
     if len(wide) < 2:

@@ -38,8 +38,8 @@ from robustlr.analysis._cells import (
     cells,
     conditions,
     counts,
-    hyperparameters,
     of_role,
+    point_names,
     tuned_by_seed,
 )
 from robustlr.analysis._compare import against_leader, verdict_on_leader
@@ -112,9 +112,9 @@ def _common(cell: pd.DataFrame, shorter: Any, longer: Any) -> pd.DataFrame:
 
     It has a row an arm and point, and a column a seed.
     """
-    names = hyperparameters(cell) or ["lr"]
+    names = [*point_names(cell), "seed"]
     arms = {
-        arm: cell[cell["warmup"] == value].pivot_table(index=names, columns="seed", values="loss")
+        arm: cell[cell["warmup"] == value].groupby(names, dropna=False)["loss"].mean().unstack()
         for arm, value in (("off", shorter), ("on", longer))
     }
     pairs = pd.concat(arms, axis="columns", join="inner")
@@ -138,7 +138,7 @@ def _gain(
         low, high = mean_interval(gains)[1:]
     else:
         gains = tuned_by_seed(off) - tuned_by_seed(on)
-        chosen = off.loc[off.mean(axis=1).idxmin()] - on.loc[on.mean(axis=1).idxmin()]
+        chosen = off.iloc[off.mean(axis=1).argmin()] - on.iloc[on.mean(axis=1).argmin()]
         low, high = spanning_interval(gains, chosen)
     best = min(off.mean(axis=1).min(), on.mean(axis=1).min())
     available = worst - best if best < worst else float("nan")

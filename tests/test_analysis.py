@@ -61,6 +61,18 @@ def _two_tasks() -> pd.DataFrame:
     return pd.concat([_trials(), _trials(noise=0.02).assign(task="u")], ignore_index=True)
 
 
+def _empty_hyperparameters() -> pd.DataFrame:
+    """One optimizer without any hyperparameter, and one that was also run without its momentum."""
+    trials = _two_tasks().assign(kind="a")
+    free = trials[(trials["optimizer"] == "flat") & (trials["lr"] == LRS[1])]
+    free = free[free["weight_decay"] == 0].assign(optimizer="free", lr=np.nan, kind=None)
+    momentum = trials["weight_decay"].map({0.0: np.nan, 0.1: 0.9})
+    return pd.concat(
+        [trials.assign(momentum=momentum, weight_decay=np.nan), free.drop(columns="weight_decay")],
+        ignore_index=True,
+    )
+
+
 def _random_design(count: int) -> pd.DataFrame:
     """Every point has a learning rate and a weight decay of its own."""
     generator = np.random.default_rng(0)
@@ -96,6 +108,7 @@ HARD = {
     "two tasks, unequal seeds": _two_tasks().query("not (task == 'u' and seed == 2)"),
     "two tasks, missing points": _two_tasks().sample(frac=0.5, random_state=0),
     "two tasks, a cell missing": _two_tasks().query("task == 't' or optimizer == 'flat'"),
+    "empty hyperparameters": _empty_hyperparameters(),
     "no curves": _trials().assign(curve=None),
 }
 
@@ -195,6 +208,17 @@ def test_near_optimal_counts_points_within_the_tolerance() -> None:
     assert (
         _cell(near_optimal, HARD["all diverged"], optimizer="flat", warmup=True)["near_optimal"]
         == 0
+    )
+
+
+def test_a_run_without_a_hyperparameter_is_a_point_too() -> None:
+    trials = HARD["empty hyperparameters"]
+    free = _cell(near_optimal, trials, task="t", optimizer="free", warmup=True)
+    assert (free["points"], free["near_optimal"]) == (1, 1.0)
+    flat = _cell(near_optimal, trials, task="t", optimizer="flat", warmup=True)
+    assert (flat["points"], flat["near_optimal"]) == (8, 4 / 8)  # 0.10 and 0.11 at two rates
+    assert _cell(gap, trials, task="t", optimizer="flat", warmup=True)["best_setting"] == (
+        "lr=0.01, kind=a"  # without momentum
     )
 
 

@@ -73,6 +73,15 @@ def test_only_settings_that_all_tasks_have_count() -> None:
     assert "two tasks" in transfer.verdict(pd.DataFrame())
 
 
+def test_settings_without_a_hyperparameter_are_settings() -> None:
+    losses = {"t": [[0.2], [0.5], [0.6]], "u": [[0.2], [0.3], [0.4]]}
+    trials = _table(losses).assign(momentum=0.9)
+    trials.loc[trials["lr"] == LRS[0], "momentum"] = np.nan
+    table = transfer.compute(trials)
+    assert (table["points"] == 3).all()
+    assert set(table["setting"]) == {"lr=0.001"}
+
+
 def test_the_interval_of_the_regret_covers() -> None:
     """The truth: the regret of someone who chooses on all seeds but one, on a fresh seed.
 

@@ -79,6 +79,13 @@ def test_points_and_seeds_that_one_arm_lacks_do_not_count() -> None:
     assert row["gain"] == pytest.approx(0.1)
 
 
+def test_points_without_a_hyperparameter_are_compared() -> None:
+    trials = _trials(OFF_AND_ON)
+    momentum = trials["lr"].map({0.1: 0.9})
+    assert _row(trials.assign(momentum=momentum), "matched")["points"] == 3
+    assert _row(trials.assign(momentum=momentum), "retuned")["gain"] == pytest.approx(0.1)
+
+
 def test_perplexities_gain_in_nats() -> None:
     arms: Arms = {0: {0.1: [20.0, 40.0]}, 1: {0.1: [10.0, 20.0]}}
     trials = _trials(arms, metric="validation perplexity", worst=1000.0, diverged=False)
