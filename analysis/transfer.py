@@ -226,6 +226,7 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, optimizers: list[str], tasks: 
         100 * table, annot=text, fmt="", cmap="cividis_r", vmin=0, vmax=100, ax=panel,
         cbar_kws={"label": "regret, % of the gain\n(0 is best, × diverged)"}, linewidths=1,
     )  # fmt: skip
+    panel.grid(visible=False)  # it would show through where there is no square
     panel.set_xlabel("task that the setting is used on")
     panel.set_ylabel("")
     panel.tick_params(axis="x", rotation=30)
