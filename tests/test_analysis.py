@@ -278,6 +278,12 @@ def test_curves_take_the_best_of_the_other_hyperparameters() -> None:
     assert flat["value"].tolist() == pytest.approx([0.2, 0.1, 0.1, 0.2])
 
 
+def test_a_curve_without_a_condition_counts_in_the_verdict() -> None:
+    without = _trials({"bare": (0.1, 0.2, 0.3, 0.4)}, warmups=(True,)).assign(warmup=None, task="u")
+    said = lr_curves.verdict(lr_curves.compute(pd.concat([_trials(), without])))
+    assert "over 3 tasks and conditions: flat 0.01; steep 0.01; bare 0.001." in said
+
+
 def test_heatmap_marks_the_best_the_edge_and_the_diverged() -> None:
     table = heatmap.compute(_trials({"rising": (0.1, 0.2, 0.3, 0.9)}, noise=0.0, warmups=(True,)))
     best = table[table["best"]].iloc[0]
