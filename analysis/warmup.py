@@ -101,7 +101,10 @@ def _pairs(cell: pd.DataFrame) -> list[tuple[Any, Any]]:
 
     "On" is more than none, but whether it is more than a given length only the task knows.
     """
-    values = sorted(cell["warmup"].dropna().unique(), key=float)
+    values = cell["warmup"].dropna().unique()
+    if any(isinstance(value, str) for value in values):
+        return []  # which word is the shorter warmup we cannot know
+    values = sorted(values, key=float)
     if values and float(values[0]) != 0:
         values = [value for value in values if not isinstance(value, bool | np.bool_)]
     return [(values[0], value) for value in values[1:]]
@@ -174,7 +177,10 @@ def _raised(shorter: dict[str, Any], longer: dict[str, Any]) -> dict[str, Any]:
 def verdict(table: pd.DataFrame) -> str:
     """Return which optimizers need warmup, which do not, and how they compare."""
     if table.empty:
-        return "This needs trials of a design with the condition warmup, with and without it."
+        return (
+            "This needs trials of a design with the condition warmup, with and without it; its values "
+            "must be true, false or lengths, not words."
+        )
     retuned = table[table["kind"] == "retuned"]
     needs, hurts = retuned["low"] > 0, retuned["high"] < 0
     without = (retuned["share_high"] < NEGLIGIBLE) & ~hurts & ~needs
@@ -194,13 +200,18 @@ def verdict(table: pd.DataFrame) -> str:
         for what, which in claims
         if (said := tally(which, retuned["optimizer"]))
     ]
-    for kind, what in (
-        ("matched", "At equal settings warmup helps"),
-        ("stable lr", "Warmup raises the largest stable learning rate"),
+    for kind, more, less in (
+        ("matched", "At equal settings warmup helps", "At equal settings warmup hurts"),
+        (
+            "stable lr",
+            "Warmup raises the largest stable learning rate",
+            "Warmup lowers the largest stable learning rate",
+        ),
     ):
         rows = table[table["kind"] == kind]
-        if said := tally(rows["low"] > 0, rows["optimizer"]):
-            sentences.append(f"{what}: {said} {cases}.")
+        for what, which in ((more, rows["low"] > 0), (less, rows["high"] < 0)):
+            if said := tally(which, rows["optimizer"]):
+                sentences.append(f"{what}: {said} {cases}.")
     if retuned["optimizer"].nunique() > 1:
         what = "Gain from warmup when tuned, as a share of what there is to gain"
         words = ("less dependent on warmup", "more dependent on warmup")
