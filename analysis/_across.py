@@ -14,6 +14,7 @@ from robustlr.analysis._cells import (
     hyperparameters,
     of_role,
     point_by_seed,
+    point_names,
     tuned_by_seed,
     with_losses,
 )
@@ -118,7 +119,7 @@ def group_counts(group: Group) -> dict[str, dict[str, Any]]:
     found = {}
     for name in dict.fromkeys(key["optimizer"] for key, _ in group[1]):
         own = [of_role(cell, "design") for key, cell in group[1] if key["optimizer"] == name]
-        points = [len(cell[hyperparameters(cell)].drop_duplicates()) for cell in own]
+        points = [len(cell[point_names(cell)].drop_duplicates()) for cell in own]
         runs = sum(map(len, own))
         diverged = sum(int(cell["diverged"].sum()) for cell in own)
         share = diverged / runs if runs else float("nan")

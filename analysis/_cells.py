@@ -26,6 +26,14 @@ def hyperparameters(trials: pd.DataFrame) -> list[str]:
     return [name for name in trials if name not in known and trials[name].notna().any()]
 
 
+def point_names(cell: pd.DataFrame) -> list[str]:
+    """Return the columns that tell one cell's points apart: its hyperparameters.
+
+    Where there is none, it is the optimizer: the cell has one point.
+    """
+    return hyperparameters(cell) or ["optimizer"]
+
+
 def with_losses(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials with ``loss`` and ``worst_loss``: lower is better, whatever the metric.
 
@@ -84,9 +92,12 @@ def cells(
 
 
 def point_by_seed(trials: pd.DataFrame, column: str = "loss") -> pd.DataFrame:
-    """Return one cell's values as a table with a row a point and a column a seed."""
-    names = hyperparameters(trials) or ["lr"]
-    means = trials.groupby([*names, "seed"], observed=True)[column].mean()
+    """Return one cell's values as a table with a row a point and a column a seed.
+
+    A hyperparameter that a run does not have (NaN) is a value of its own.
+    """
+    by = [*point_names(trials), "seed"]
+    means = trials.groupby(by, observed=True, dropna=False)[column].mean()
     return means.unstack("seed").dropna(how="all")
 
 
@@ -129,20 +140,20 @@ def of_role(cell: pd.DataFrame, *roles: str) -> pd.DataFrame:
 
 def counts(cell: pd.DataFrame) -> dict[str, Any]:
     """Return what stands beside every estimate: points, seeds and the share of diverged runs."""
-    names = hyperparameters(cell)
     return {
-        "points": len(cell[names].drop_duplicates()),
+        "points": len(cell[point_names(cell)].drop_duplicates()),
         "seeds": cell["seed"].nunique(),
         "diverged": float(cell["diverged"].astype(bool).mean()),
     }
 
 
 def shown_setting(names: list[str], values: Any) -> str:
-    """Return a setting as text, ``lr=0.01, weight_decay=0.1``."""
+    """Return a setting as text, ``lr=0.01, weight_decay=0.1``; what it lacks (NaN) is not told."""
     values = values if isinstance(values, tuple) else (values,)
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}"
         for name, value in zip(names, values, strict=True)
+        if pd.notna(value)
     )
 
 

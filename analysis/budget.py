@@ -1,9 +1,10 @@
 """What does a tuning budget buy?
 
 The metric of the best of ``tries`` settings drawn from the design's points. Settings are chosen on
-validation data; ``value`` is the validation metric, ``test_value`` the test metric of the same settings
-where it is known, and ``tries_seconds`` what so many runs cost on average, diverged ones and all.
-Source: Dodge et al. (2019); the median curve, and its bands, are those of Lourie et al. (2023).
+validation data; ``value`` is the validation metric, ``test_value`` the test metric of the same settings,
+over the seeds of which all runs but diverged ones have one, and ``tries_seconds`` what so many runs cost
+on average, diverged ones and all. Source: Dodge et al. (2019); the median curve, and its bands, are
+those of Lourie et al. (2023).
 
 Of a grid (``band`` "seeds") the points are the space: settings are drawn from it with replacement, and
 ``value`` is the mean over draws. Each seed is judged at the settings that are chosen on the other
@@ -41,6 +42,7 @@ from robustlr.analysis._cells import (
     in_units,
     of_role,
     point_by_seed,
+    within_range,
 )
 from robustlr.analysis._intervals import LEVEL
 from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
@@ -73,9 +75,9 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         shared |= counts(cell)
         for place, number in enumerate(tries):
             row = {"tries": int(number), "tries_seconds": float(number * cell["seconds"].mean())}
-            row |= _shown("", curve[place])
+            row |= _shown(cell, "", curve[place])
             if test_curve is not None:
-                row |= _shown("test_", test_curve[place])
+                row |= _shown(cell, "test_", test_curve[place])
             rows.append(key | row | shared)
     return pd.DataFrame(rows)
 
@@ -88,18 +90,21 @@ def _tested(design: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def _known(tested: pd.DataFrame) -> pd.DataFrame | None:
-    """Return a cell's test losses, points × seeds; None if its task has no test metric."""
-    return None if tested["test_value"].isna().all() else point_by_seed(tested)
+    """Return a cell's test losses, points × seeds, of the seeds that have them; None if none has.
+
+    A run that diverged needs no test value to be the worst. A seed of which another run lacks it is
+    left out: the settings drawn would be others than those of its validation metric.
+    """
+    known = tested["test_value"].notna() | tested["diverged"].astype(bool)
+    whole = tested[known.groupby(tested["seed"]).transform("all")]
+    return point_by_seed(whole) if whole["test_value"].notna().any() else None
 
 
-def _shown(prefix: str, estimate: list[float]) -> dict[str, float]:
-    """Return an estimate and its bounds by name."""
-    value, one, other = estimate
-    return {
-        f"{prefix}value": value,
-        f"{prefix}low": min(one, other),
-        f"{prefix}high": max(one, other),
-    }
+def _shown(cell: pd.DataFrame, prefix: str, estimate: list[float]) -> dict[str, float]:
+    """Return an estimate and its bounds by name; Student's interval knows no range."""
+    value, *bounds = estimate
+    low, high = within_range(cell, tuple(bounds))
+    return {f"{prefix}value": value, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _over_seeds(
@@ -113,6 +118,8 @@ def _over_seeds(
     ``shares`` returns how much each rank of the points counts, tries × points.
     """
     ordered = ordered_by_others(chosen_by, judged_by)
+    if not ordered:  # no seed has a point that another seed has
+        return np.full((len(tries), 3), np.nan)
     return mean_intervals(np.array([shares(len(points), tries) @ points for points in ordered]))
 
 

@@ -65,7 +65,10 @@ def verdict(table: pd.DataFrame) -> str:
     for name, rows in table.groupby("condition", sort=False):
         others = [other for other in conditions(table) if other != name]
         keys = ["task", "optimizer", *others]
-        groups = [group for _, group in rows.groupby(keys, sort=False, dropna=False)]
+        groups = [g for _, g in rows.groupby(keys, sort=False, dropna=False) if len(g) > 1]
+        if not groups:
+            sentences.append(f"{name} has a single value wherever all else is equal.")
+            continue
         sure = sum(_differ(group) for group in groups)
         cases = "case" if len(groups) == 1 else "cases"
         sentences.append(

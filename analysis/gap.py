@@ -7,10 +7,10 @@ its share of what there is to gain, from the task's worst value to the tuned one
 that share minus the ``leader``'s, the optimizer of the best mean rank, paired by seed.
 
 ``judged_on`` says what was read. Where a study was confirmed (roles ``confirm`` and
-``confirm-default``), these are seeds that chose nothing, and test values if all runs have one. Else the
-``design`` and ``default`` trials are judged on validation data, and the tuned setting of each seed is
-chosen on the other seeds, so that it is not rewarded for its luck on the one it is judged on. After
-Schmidt et al. (2021), who compare optimizers out of the box and tuned.
+``confirm-default``), these are those of its seeds that the search did not have, and test values if all
+runs have one. Else the ``design`` and ``default`` trials are judged on validation data, and the tuned
+setting of each seed is chosen on the other seeds, so that it is not rewarded for its luck on the one it
+is judged on. After Schmidt et al. (2021), who compare optimizers out of the box and tuned.
 
 Limits: a confirmed gap is that of the one setting that was chosen; the share counts what there is to
 gain as known. A small gap is no merit where the tuned result is bad. Confirmed, the interval is
@@ -20,6 +20,7 @@ differ, in up to 99 % where many are equally good. A single seed chooses and jud
 large, and it has no interval. Adaptive designs (tpe) need confirmation.
 """
 
+import math
 import textwrap
 from typing import Any, NamedTuple
 
@@ -34,11 +35,11 @@ from robustlr.analysis._cells import (
     cells,
     conditions,
     counts,
-    hyperparameters,
     in_unit,
     is_perplexity,
     of_role,
     point_by_seed,
+    point_names,
     shown_setting,
     tuned_by_seed,
     with_losses,
@@ -74,11 +75,13 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         if arms is None:
             continue
         pairs = pd.DataFrame(arms[:3], ["default", "tuned", "chosen"]).T.dropna()
-        gaps = pairs["default"] - pairs["tuned"]
+        alike = np.isclose(pairs["default"], pairs["tuned"], rtol=1e-12, atol=0)  # but for rounding
+        gaps = (pairs["default"] - pairs["tuned"]).mask(alike, 0.0)
         bounds = spanning_interval(gaps, pairs["default"] - pairs["chosen"])
         worst, tuned = float(cell["worst_loss"].iloc[0]), float(pairs["tuned"].mean())
         available = worst - tuned if tuned < worst else float("nan")
-        most = worst - float(cell["loss"].min())  # a gap in which no run would fit is none
+        best = min(cell["loss"].min(), pairs.min(axis=None))  # on validation and on test data
+        most = worst - float(best)  # a gap in which no run would fit is none
         estimate = np.clip([gaps.mean(), *bounds], -most, most)
         share = np.clip(np.array(estimate) / available, -1, 1)
         searched = of_role(cell, "design", "adaptive")
@@ -100,15 +103,16 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _confirmed(cell: pd.DataFrame) -> Arms | None:
-    """Return the arms on fresh seeds, if there are any that both have."""
-    tuned = of_role(cell, "confirm")
-    default = of_role(cell, "confirm-default", "default")
+    """Return the arms on seeds that the search did not have, if there are any that both have."""
+    fresh = cell[~cell["seed"].isin(of_role(cell, "design", "adaptive")["seed"])]
+    tuned = of_role(fresh, "confirm")
+    default = of_role(fresh, "confirm-default", "default")
     both = [
         arm[arm["seed"].isin(other["seed"])] for arm, other in ((default, tuned), (tuned, default))
     ]
     if both[1].empty:
         return None
-    names = hyperparameters(tuned)
+    names = point_names(tuned)
     setting = shown_setting(names, tuple(tuned[names].iloc[0]))
     runs = pd.concat(both)
     on = "validation"
@@ -125,10 +129,10 @@ def _left_out(cell: pd.DataFrame) -> Arms | None:
     if not default["seed"].isin(design["seed"]).any():
         return None
     by_seed = point_by_seed(design)
-    best = by_seed.mean(axis=1).idxmin()
-    setting = shown_setting(list(by_seed.index.names), best)
+    best = by_seed.mean(axis=1).argmin()  # a place: NaN in a setting cannot be looked up
+    setting = shown_setting(list(by_seed.index.names), by_seed.index[best])
     who = "the other seeds" if by_seed.shape[1] > 1 else "the same seed"
-    losses = default.groupby("seed")["loss"].mean(), tuned_by_seed(by_seed), by_seed.loc[best]
+    losses = default.groupby("seed")["loss"].mean(), tuned_by_seed(by_seed), by_seed.iloc[best]
     return Arms(*losses, setting, f"validation, {who} chose")
 
 
@@ -154,7 +158,7 @@ def verdict(table: pd.DataFrame) -> str:
             sentences.append(f"{what}: {said} {of_cases(table)}.")
     unclear = table[~helps & ~harms & ~same]
     if len(unclear):
-        most = unclear["share_high"].max()
+        most = unclear["share_high"].max(skipna=False)  # without an interval nothing is known
         bound = f"; there tuning is worth at most {most:.0%} of what there is to gain"
         where = f"{len(unclear)} of {len(table)} {of_cases(table)}"
         sentences.append(f"We cannot tell on {where}{bound if most < 0.5 else ''}.")
@@ -211,6 +215,7 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, tasks: list[str], optimizers: 
         linewidths=1,
         cbar_kws={"format": PercentFormatter(1), "label": "share"},
     )
+    panel.grid(visible=False)  # it would show through where there is no square
     metrics = group.groupby("task")["metric"].first() if "metric" in group else {}
     labels = [_column(task, metrics.get(task)) for task in tasks]
     panel.set_xticklabels(labels, rotation=0, fontsize=8)
@@ -220,13 +225,16 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, tasks: list[str], optimizers: 
 
 def _text(row: "pd.Series[Any]") -> str:
     doubt = "" if row["low"] > 0 or row["high"] < 0 else " ?"
-    share = "" if pd.isna(row["gap_share"]) else f"{row['gap_share']:.0%}{doubt}\n"
-    low, high = _number(row["low"]), _number(row["high"])
-    return f"{share}{_number(row['gap'])}{f' ({low} to {high})' if pd.notna(row['low']) else ''}"
+    share = "" if pd.isna(row["gap_share"]) else f"{row['gap_share']:z.0%}{doubt}\n"
+    size = row[["gap", "low", "high"]].abs().max()
+    digits = 1 - math.floor(math.log10(size)) if size > 0 else 0
+    gap, low, high = (_number(row[name], max(0, digits)) for name in ("gap", "low", "high"))
+    return f"{share}{gap}{f' ({low} to {high})' if pd.notna(row['low']) else ''}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
+def _number(value: float, digits: int) -> str:
+    """Return a number to so many digits after the point: those that its interval makes sense of."""
+    return f"{value:z.0f}" if abs(value) >= 99.5 else f"{round(value, digits):z.2g}"
 
 
 def _column(task: str, metric: Any) -> str:

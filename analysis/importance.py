@@ -13,7 +13,8 @@ answer round: the learning rate looks unimportant because the runs that it kille
 ``without_diverged`` is what one would then be told.
 
 Each value of the design weighs the same: a hyperparameter is given by the rank of its values, so
-that a decay of 0 has its place and the scale (log or not) does not matter. To bound the cost, a
+that a decay of 0 has its place and the scale (log or not) does not matter; a value that a run does not
+have is one of its own, before the least. To bound the cost, a
 design of more than 64 settings is cut into bins of equal counts, 64 in all at most, and the runs of
 a bin are averaged; the forest has 6 trees of depth 6.
 
@@ -58,8 +59,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each cell, ``method`` and ``hyperparameter``."""
     rows: list[dict[str, Any]] = []
     for key, cell in cells(of_role(trials, "design")):
-        names = [name for name in hyperparameters(cell) if cell[name].nunique() > 1]
-        cell = cell.dropna(subset=names)
+        names = [n for n in hyperparameters(cell) if cell[n].nunique(dropna=False) > 1]
         if len(names) < 2 or np.ptp(cell["loss"]) <= NOTHING:
             continue
         ranks, places = bins(cell[names])
@@ -84,8 +84,9 @@ def bins(settings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     for name in settings:
         values = settings[name]
         if not pd.api.types.is_numeric_dtype(values):
-            values = values.astype(str)
-        codes = pd.Series(pd.factorize(values, sort=True)[0])
+            values = values.astype(str).where(values.notna())
+        codes = pd.Series(pd.factorize(values, sort=True)[0])  # -1 is what a run does not have
+        codes -= codes.min()
         if codes.nunique() > most:
             codes = pd.qcut(codes, most, labels=False, duplicates="drop")
         ranks.append(codes.to_numpy())

@@ -184,7 +184,7 @@ def fieller(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Return, for each optimizer, on how many grids only the product matters."""
+    """Return, for each optimizer, on how many grids only the product matters, where that is clear."""
     if table.empty:
         return (
             "This needs a full grid of at least two learning rates and two weight decays "
@@ -198,14 +198,24 @@ def verdict(table: pd.DataFrame) -> str:
             "which needs two seeds and three positive weight decays around the best."
         )
     low, high = slopes["low"], slopes["high"]
-    product = (low <= -1) & (high >= -1) & (high < 0)
-    apart = (low <= 0) & (high >= 0) & (low > -1)
+    product, apart = (low <= -1) & (high >= -1), (low <= 0) & (high >= 0)
+    narrow = high - low < 1  # so that it cannot hold both
     told = (
-        ("with −1 and not with 0 (only the product matters)", product),
-        ("with 0 and not with −1 (the best weight decay is one for every lr)", apart),
+        ("agrees with −1 and not with 0 (only the product matters)", product & narrow),
+        (
+            "agrees with 0 and not with −1 (the best weight decay is one for every lr)",
+            apart & narrow,
+        ),
+    )
+    vague = (
+        ("can be −1 and cannot be 0, but much else,", product & ~apart & ~narrow),
+        ("can be 0 and cannot be −1, but much else,", apart & ~product & ~narrow),
+        ("can be both −1 and 0", product & apart),
+        ("can be neither −1 nor 0", ~product & ~apart),
     )
     sentences = [
-        f"The slope agrees {with_what} for {_shares(slopes, found)}." for with_what, found in told
+        f"The slope {what} for {_shares(slopes, found)}."
+        for what, found in (*told, *(claim for claim in vague if claim[1].any()))
     ]
     if len(slopes) < cells_:
         sentences.append(f"On {cells_ - len(slopes)} further grids we cannot tell the slope.")

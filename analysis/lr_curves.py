@@ -71,7 +71,8 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs a grid, random or Sobol design over the learning rate."
     losses = table["value"] * np.where(table["direction"] == "maximize", -1, 1)
-    best = table.loc[losses.groupby([table[name] for name in _by(table)]).idxmin()]
+    cell = [table[name] for name in _by(table)]
+    best = table.loc[losses.groupby(cell, dropna=False).idxmin()]
     said = []
     for optimizer, rows in best.groupby("optimizer", sort=False):
         low, high = rows["lr"].min(), rows["lr"].max()

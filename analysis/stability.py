@@ -92,13 +92,7 @@ def verdict(table: pd.DataFrame) -> str:
         return "This needs a grid, random or Sobol design with two learning rates or more."
     said = []
     for optimizer, rows in table.groupby("optimizer", sort=False):
-        known = rows["headroom"].dropna()
-        if known.empty:
-            said.append(f"{optimizer} none that is stable")
-            continue
-        low, high = known.min(), known.max()
-        least = "at least " if (rows["bound"] == "at least").any() else ""
-        said.append(f"{optimizer} {least}{low:.1f}" + (f" to {high:.1f}" if high > low else ""))
+        said.append(f"{optimizer} {_decades(rows)}")
     cases = table.groupby(["task", *conditions(table)], dropna=False).ngroups
     over = f" over {cases} tasks and conditions" if cases > 1 else ""
     text = (
@@ -111,6 +105,19 @@ def verdict(table: pd.DataFrame) -> str:
             "trust the intervals."
         )
     return text
+
+
+def _decades(rows: pd.DataFrame) -> str:
+    """Return one optimizer's headrooms as text, and on how many of its rows it has none."""
+    known = rows["headroom"].dropna()
+    none = len(rows) - len(known)
+    nowhere = f"no stable learning rate on {none} of {len(rows)}"
+    if known.empty:
+        return nowhere
+    low, high = known.min(), known.max()
+    least = "at least " if (rows["bound"] == "at least").any() else ""
+    text = f"{least}{low:.1f}" + (f" to {high:.1f}" if high > low else "")
+    return f"{text}, {nowhere}" if none else text
 
 
 def draw(table: pd.DataFrame) -> Figure:

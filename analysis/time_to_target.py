@@ -3,12 +3,12 @@
 The first step at which a run's tuning metric has reached the task's target; the median over seeds.
 The target is fixed by a rule: 90 % of the way from the task's worst value to the best seen, which is
 the best point's final value, averaged over seeds, of all optimizers under any condition. Runs that
-miss the target, or diverge later, take infinitely long. ``tuned`` is the setting with the best final
-value, chosen for each seed on the other seeds; ``default`` is the out-of-the-box setting. The interval
-of the median is that of its order statistics, which holds for any distribution and covers at least
-95 %, more where seeds are few; below six seeds none can, and it is unbounded. Time to a fixed
-target is the measure of AlgoPerf's benchmark (as described by its authors). It reads the roles
-``design`` and ``default``, with the column ``curve``.
+miss the target, or diverge before or later, take infinitely long; runs without a curve that did not
+diverge are left out. ``tuned`` is the setting with the best final value, chosen for each seed on the
+other seeds; ``default`` is the out-of-the-box setting. The interval of the median is that of its order
+statistics, which holds for any distribution and covers at least 95 %, more where seeds are few; below
+six seeds none can, and it is unbounded. Time to a fixed target is the measure of AlgoPerf's benchmark
+(as described by its authors). It reads the roles ``design`` and ``default``, with the column ``curve``.
 
 Limits: the target depends on the best seen, so it moves when an optimizer is added, and it is known
 only after the runs; a run is looked at only at its evaluations, so times are rounded up to the next;
@@ -54,7 +54,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     bounds = ranges(trials)
     rows: list[dict[str, Any]] = []
     arms: list[pd.DataFrame] = []
-    for key, cell in cells(trials[trials[CURVE].notna()]):
+    for key, cell in cells(trials[_watched(trials)]):
         best, worst = bounds.get(key["task"], (0.0, 0.0))
         if not best < worst:
             continue
@@ -69,6 +69,13 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
         numbers = dict(zip(("steps_to_target", "low", "high"), median_interval(steps), strict=True))
         row |= numbers | {"reached": float(np.isfinite(steps).mean()), "seeds": len(steps)}
     return pd.DataFrame(rows)
+
+
+def _watched(trials: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which runs have a curve, or died before there was one, on a task that has some."""
+    seen = trials[CURVE].notna()
+    died = trials["diverged"].astype(bool) & seen.groupby(trials["task"]).transform("any")
+    return seen | died
 
 
 def _arms(cell: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -7,10 +7,11 @@ so that all optimizers are judged in one unit. The one setting is chosen in thre
 most (minimax); ``other tasks``, the lowest mean over the other tasks only, which is what someone with a
 new task can do (leave one task out). Only the settings that all the optimizer's tasks have in common
 are looked at. Each seed is judged with settings that were chosen, for one and for all tasks, on the
-other seeds, so that none is rewarded for its luck; the interval is Student's over seeds. A regret of
-0 says that nothing is lost by not tuning for the task; ``setting_diverged`` is the share of the
-setting's own runs that diverged there, and ``best_setting`` the one tuned for the task. It reads the
-role ``design``.
+other seeds, so that none is rewarded for its luck; the interval is Student's over seeds, that of all
+tasks over the seeds that they have in common (where these are not two, tasks are taken as independent).
+A regret of 0 says that nothing is lost by not tuning for the task; ``setting_diverged`` is the share of
+the setting's own runs that diverged there, and ``best_setting`` the one tuned for the task. It reads
+the role ``design``.
 
 Limits: the interval is about seeds, not about tasks: other tasks may differ more than these. The best
 value that scales the regret is estimated and taken as known. With a single seed the choice and the
@@ -29,6 +30,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from robustlr.analysis._across import ALL, Group, grouped, named, ranges
 from robustlr.analysis._cells import (
@@ -40,7 +42,7 @@ from robustlr.analysis._cells import (
     of_role,
     shown_setting,
 )
-from robustlr.analysis._intervals import mean_interval
+from robustlr.analysis._intervals import LEVEL, mean_interval
 from robustlr.analysis._plots import panels, shown_condition
 
 TITLE = "Transfer between tasks"
@@ -87,7 +89,8 @@ def _shared(group: Group, bounds: dict[str, tuple[float, float]]) -> Shared | No
     )
     share = ((runs["loss"] - best) / gain).where(gain > 0, 0.0)
     runs = runs.assign(share=share, diverged=runs["diverged"].astype(float))
-    wide = runs.pivot_table(index=names, columns=["task", "seed"], values=["share", "diverged"])
+    by = runs.groupby([*names, "task", "seed"], dropna=False)[["share", "diverged"]]
+    wide = by.mean().unstack(["task", "seed"])
     everywhere = wide["share"].notna().T.groupby(level="task").any().all()
     wide = wide[everywhere]
     if len(wide) < 2:
@@ -137,7 +140,7 @@ def _of_way(ours: Shared, way: str) -> list[dict[str, Any]]:
     ]
     overall = {
         "task": ALL,
-        **_estimate(pd.Series(regrets.mean(axis=1))),
+        **_estimate_over_tasks(regrets),
         "setting": shown[chosen[0]] if len(set(chosen)) == 1 else "",
         "setting_diverged": float(
             np.mean([ours.diverged[chosen[place], place] for place in places])
@@ -171,8 +174,33 @@ def _regrets(ours: Shared, losses: Floats, way: str, seed: int) -> Floats:
 
 
 def _estimate(regrets: pd.Series) -> dict[str, float]:
-    estimate = np.clip(mean_interval(regrets), -1, 1)  # Student's interval knows no bounds
-    return dict(zip(("regret", "low", "high"), map(float, estimate), strict=True))
+    return _clipped(*mean_interval(regrets))
+
+
+def _estimate_over_tasks(regrets: Floats) -> dict[str, float]:
+    """Return the estimate of the mean over tasks from regrets, seeds × tasks.
+
+    Over the seeds that all tasks have; where these are not two, tasks are taken as independent, with
+    the degrees of freedom of Welch and Satterthwaite.
+    """
+    ran = np.isfinite(regrets)
+    if ran.all() or ran.all(axis=1).sum() > 1:
+        return _estimate(pd.Series(regrets.mean(axis=1)))
+    counts_, tasks = ran.sum(axis=0), regrets.shape[1]
+    if not counts_.all():
+        return _clipped(*[float("nan")] * 3)
+    columns = pd.DataFrame(regrets)
+    mean = float(columns.mean().mean())
+    parts = (columns.var() / counts_ / tasks**2).to_numpy()  # NaN of a single seed
+    variance = parts.sum()
+    freedom = variance**2 / (parts**2 / np.maximum(counts_ - 1, 1)).sum() if variance else 1
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
+    return _clipped(mean, mean - half, mean + half)
+
+
+def _clipped(*estimate: float) -> dict[str, float]:
+    within = np.clip(estimate, -1, 1)  # Student's interval knows no bounds
+    return dict(zip(("regret", "low", "high"), map(float, within), strict=True))
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -180,21 +208,35 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs an optimizer with the same settings on at least two tasks."
     new = table[table["chosen_for"] == "other tasks"]
-    overall = new[new["task"] == ALL]
-    losses = []
-    for optimizer, rows in overall.groupby("optimizer", sort=False):
-        single = new[(new["optimizer"] == optimizer) & (new["task"] != ALL)]
-        fell = single[single["setting_diverged"] > 0]["task"].unique()
+    varied = [name for name in conditions(table) if table[name].nunique(dropna=False) > 1]
+    losses, sure, unknown = [], [], []
+    for _, rows in new.groupby(["optimizer", *conditions(table)], sort=False, dropna=False):
+        (overall,) = rows[rows["task"] == ALL].to_dict("records")
+        where = shown_condition(overall, varied)
+        name = f"{overall['optimizer']}{f' ({where})' if where else ''}"
+        if pd.isna(overall["regret"]):
+            unknown.append(name)
+            continue
+        fell = rows[(rows["setting_diverged"] > 0) & (rows["task"] != ALL)]["task"].unique()
         diverges = f" (diverges on {', '.join(fell)})" if len(fell) else ""
-        losses.append(f"{optimizer} {100 * rows['regret'].mean():.0f} %{diverges}")
-    first = (
-        "With the setting tuned on the other tasks, this much of what there is to gain on a task is "
-        f"lost on average: {', '.join(losses)}."
-    )
-    sure = overall[overall["low"] > 0]["optimizer"].unique()
-    if not len(sure):
-        return f"{first} For none of them is it surely more than nothing."
-    return f"{first} It is surely more than nothing for {', '.join(sure)}."
+        losses.append(f"{name} {100 * overall['regret']:.0f} %{diverges}")
+        if overall["low"] > 0:
+            sure.append(name)
+    sentences = []
+    if losses:
+        sentences = [
+            "With the setting tuned on the other tasks, this much of what there is to gain on a task "
+            f"is lost on average: {', '.join(losses)}.",
+            f"It is surely more than nothing for {', '.join(sure)}."
+            if sure
+            else "For none of them is it surely more than nothing.",
+        ]
+    if unknown:
+        sentences.append(
+            f"What is lost is not known for {', '.join(unknown)}: a task has no seed that judges what "
+            "the others chose."
+        )
+    return " ".join(sentences)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -225,6 +267,7 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, optimizers: list[str], tasks: 
         100 * table, annot=text, fmt="", cmap="cividis_r", vmin=0, vmax=100, ax=panel,
         cbar_kws={"label": "regret, % of the gain\n(0 is best, × diverged)"}, linewidths=1,
     )  # fmt: skip
+    panel.grid(visible=False)  # it would show through where there is no square
     panel.set_xlabel("task that the setting is used on")
     panel.set_ylabel("")
     panel.tick_params(axis="x", rotation=30)

@@ -40,7 +40,7 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each optimizer, condition and subset of its hyperparameters (``tuned``)."""
     rows: list[dict[str, Any]] = []
     for key, ours in shared_settings(trials):
-        varied = [name for name in ours.settings if ours.settings[name].nunique() > 1]
+        varied = [name for name in ours.settings if ours.settings[name].nunique(dropna=False) > 1]
         if is_grid(ours.settings) and 0 < len(varied) <= MOST:
             own = key | {"task": ALL, "tasks": len(ours.tasks)}
             rows += [own | row | ours.counts for row in _of_subsets(ours, varied)]

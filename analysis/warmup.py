@@ -38,8 +38,8 @@ from robustlr.analysis._cells import (
     cells,
     conditions,
     counts,
-    hyperparameters,
     of_role,
+    point_names,
     tuned_by_seed,
 )
 from robustlr.analysis._compare import against_leader, verdict_on_leader
@@ -101,7 +101,10 @@ def _pairs(cell: pd.DataFrame) -> list[tuple[Any, Any]]:
 
     "On" is more than none, but whether it is more than a given length only the task knows.
     """
-    values = sorted(cell["warmup"].dropna().unique(), key=float)
+    values = cell["warmup"].dropna().unique()
+    if any(isinstance(value, str) for value in values):
+        return []  # which word is the shorter warmup we cannot know
+    values = sorted(values, key=float)
     if values and float(values[0]) != 0:
         values = [value for value in values if not isinstance(value, bool | np.bool_)]
     return [(values[0], value) for value in values[1:]]
@@ -112,9 +115,9 @@ def _common(cell: pd.DataFrame, shorter: Any, longer: Any) -> pd.DataFrame:
 
     It has a row an arm and point, and a column a seed.
     """
-    names = hyperparameters(cell) or ["lr"]
+    names = [*point_names(cell), "seed"]
     arms = {
-        arm: cell[cell["warmup"] == value].pivot_table(index=names, columns="seed", values="loss")
+        arm: cell[cell["warmup"] == value].groupby(names, dropna=False)["loss"].mean().unstack()
         for arm, value in (("off", shorter), ("on", longer))
     }
     pairs = pd.concat(arms, axis="columns", join="inner")
@@ -138,7 +141,7 @@ def _gain(
         low, high = mean_interval(gains)[1:]
     else:
         gains = tuned_by_seed(off) - tuned_by_seed(on)
-        chosen = off.loc[off.mean(axis=1).idxmin()] - on.loc[on.mean(axis=1).idxmin()]
+        chosen = off.iloc[off.mean(axis=1).argmin()] - on.iloc[on.mean(axis=1).argmin()]
         low, high = spanning_interval(gains, chosen)
     best = min(off.mean(axis=1).min(), on.mean(axis=1).min())
     available = worst - best if best < worst else float("nan")
@@ -174,7 +177,10 @@ def _raised(shorter: dict[str, Any], longer: dict[str, Any]) -> dict[str, Any]:
 def verdict(table: pd.DataFrame) -> str:
     """Return which optimizers need warmup, which do not, and how they compare."""
     if table.empty:
-        return "This needs trials of a design with the condition warmup, with and without it."
+        return (
+            "This needs trials of a design with the condition warmup, with and without it; its values "
+            "must be true, false or lengths, not words."
+        )
     retuned = table[table["kind"] == "retuned"]
     needs, hurts = retuned["low"] > 0, retuned["high"] < 0
     without = (retuned["share_high"] < NEGLIGIBLE) & ~hurts & ~needs
@@ -194,13 +200,18 @@ def verdict(table: pd.DataFrame) -> str:
         for what, which in claims
         if (said := tally(which, retuned["optimizer"]))
     ]
-    for kind, what in (
-        ("matched", "At equal settings warmup helps"),
-        ("stable lr", "Warmup raises the largest stable learning rate"),
+    for kind, more, less in (
+        ("matched", "At equal settings warmup helps", "At equal settings warmup hurts"),
+        (
+            "stable lr",
+            "Warmup raises the largest stable learning rate",
+            "Warmup lowers the largest stable learning rate",
+        ),
     ):
         rows = table[table["kind"] == kind]
-        if said := tally(rows["low"] > 0, rows["optimizer"]):
-            sentences.append(f"{what}: {said} {cases}.")
+        for what, which in ((more, rows["low"] > 0), (less, rows["high"] < 0)):
+            if said := tally(which, rows["optimizer"]):
+                sentences.append(f"{what}: {said} {cases}.")
     if retuned["optimizer"].nunique() > 1:
         what = "Gain from warmup when tuned, as a share of what there is to gain"
         words = ("less dependent on warmup", "more dependent on warmup")

@@ -10,22 +10,23 @@ mean over the ``design``'s seeds of the setting that is best on all other seeds,
 Student's over seeds. ``judged_on`` says which. Source: rule 4 of the usual protocol, select on some runs
 and report on others.
 
-Limits: with fresh seeds the interval covers in 95 % of simulated studies; without, it covers the curse
+Limits: with fresh seeds Student's interval covers in 95 % of simulated studies; without, it covers the curse
 to be expected of such a study in 94 to 99 %, as the luck of few seeds makes it wide. With a single
 seed, or an adaptive design (tpe), nothing can be said without fresh seeds. A chosen setting that was no
 point of the design has no score of its own.
 """
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from robustlr.analysis._cells import (
     cells,
     counts,
-    hyperparameters,
     in_unit,
     of_role,
     point_by_seed,
+    point_names,
     shown_setting,
     tuned_by_seed,
 )
@@ -46,7 +47,8 @@ def compute(trials: pd.DataFrame) -> pd.DataFrame:
             continue
         selected, fresh, setting, judged_on = found
         worst = float(cell["worst_loss"].iloc[0])
-        curse, low, high = mean_interval(fresh - selected)
+        alike = np.isclose(fresh, selected, rtol=1e-12, atol=0)  # but for rounding
+        curse, low, high = mean_interval((fresh - selected).mask(alike, 0.0))
         high = min(high, worst - selected)  # nothing is worse than the worst
         low = max(
             low, float(cell["loss"].min()) - worst
@@ -70,7 +72,7 @@ Found = tuple[float, "pd.Series[float]", str, str]
 
 
 def _confirmed(cell: pd.DataFrame, searched: pd.DataFrame) -> Found | None:
-    confirming, names = of_role(cell, "confirm"), hyperparameters(searched)
+    confirming, names = of_role(cell, "confirm"), point_names(searched)
     if confirming.empty or searched.empty:
         return None
     setting = confirming[names].drop_duplicates()

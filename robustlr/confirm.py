@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from robustlr.analysis._cells import hyperparameters, of_role, with_losses
+from robustlr.analysis._cells import of_role, point_names, with_losses
 from robustlr.errors import UserError
 from robustlr.study import Cell
 
@@ -44,8 +44,8 @@ def choose(cell: pd.DataFrame) -> dict[str, int]:
     """
     losses = with_losses(cell)
     design = of_role(losses, "design", "adaptive")
-    points = design.groupby(hyperparameters(design)).agg({"loss": "mean", "trial": "min"})
-    chosen = points.loc[points["loss"].idxmin(), "trial"]
+    points = design.groupby(point_names(design), dropna=False).agg({"loss": "mean", "trial": "min"})
+    chosen = points["trial"].iloc[points["loss"].argmin()]
     return {
         "confirm": int(chosen),
         "confirm-default": int(of_role(losses, "default")["trial"].min()),

@@ -61,6 +61,18 @@ def _two_tasks() -> pd.DataFrame:
     return pd.concat([_trials(), _trials(noise=0.02).assign(task="u")], ignore_index=True)
 
 
+def _empty_hyperparameters() -> pd.DataFrame:
+    """One optimizer without any hyperparameter, and one that was also run without its momentum."""
+    trials = _two_tasks().assign(kind="a")
+    free = trials[(trials["optimizer"] == "flat") & (trials["lr"] == LRS[1])]
+    free = free[free["weight_decay"] == 0].assign(optimizer="free", lr=np.nan, kind=None)
+    momentum = trials["weight_decay"].map({0.0: np.nan, 0.1: 0.9})
+    return pd.concat(
+        [trials.assign(momentum=momentum, weight_decay=np.nan), free.drop(columns="weight_decay")],
+        ignore_index=True,
+    )
+
+
 def _random_design(count: int) -> pd.DataFrame:
     """Every point has a learning rate and a weight decay of its own."""
     generator = np.random.default_rng(0)
@@ -96,6 +108,7 @@ HARD = {
     "two tasks, unequal seeds": _two_tasks().query("not (task == 'u' and seed == 2)"),
     "two tasks, missing points": _two_tasks().sample(frac=0.5, random_state=0),
     "two tasks, a cell missing": _two_tasks().query("task == 't' or optimizer == 'flat'"),
+    "empty hyperparameters": _empty_hyperparameters(),
     "no curves": _trials().assign(curve=None),
 }
 
@@ -198,6 +211,17 @@ def test_near_optimal_counts_points_within_the_tolerance() -> None:
     )
 
 
+def test_a_run_without_a_hyperparameter_is_a_point_too() -> None:
+    trials = HARD["empty hyperparameters"]
+    free = _cell(near_optimal, trials, task="t", optimizer="free", warmup=True)
+    assert (free["points"], free["near_optimal"]) == (1, 1.0)
+    flat = _cell(near_optimal, trials, task="t", optimizer="flat", warmup=True)
+    assert (flat["points"], flat["near_optimal"]) == (8, 4 / 8)  # 0.10 and 0.11 at two rates
+    assert _cell(gap, trials, task="t", optimizer="flat", warmup=True)["best_setting"] == (
+        "lr=0.01, kind=a"  # without momentum
+    )
+
+
 def test_gap_is_default_minus_tuned() -> None:
     row = _cell(gap, _trials(noise=0.0), optimizer="steep", warmup=True)
     assert row["gap"] == pytest.approx(0.8)
@@ -252,6 +276,12 @@ def test_curves_take_the_best_of_the_other_hyperparameters() -> None:
     table = lr_curves.compute(_trials(noise=0.0))
     flat = table[(table["optimizer"] == "flat") & table["warmup"]].sort_values("lr")
     assert flat["value"].tolist() == pytest.approx([0.2, 0.1, 0.1, 0.2])
+
+
+def test_a_curve_without_a_condition_counts_in_the_verdict() -> None:
+    without = _trials({"bare": (0.1, 0.2, 0.3, 0.4)}, warmups=(True,)).assign(warmup=None, task="u")
+    said = lr_curves.verdict(lr_curves.compute(pd.concat([_trials(), without])))
+    assert "over 3 tasks and conditions: flat 0.01; steep 0.01; bare 0.001." in said
 
 
 def test_heatmap_marks_the_best_the_edge_and_the_diverged() -> None:

@@ -63,6 +63,30 @@ def test_the_test_metric_is_left_out_where_it_is_unknown() -> None:
     assert table.loc["u", "test_value"].isna().all()
 
 
+def test_a_run_without_a_test_value_is_no_failure_unless_it_diverged() -> None:
+    trials = _trials({"a": [0.1, 0.3, 1.0]}, seeds=3)
+    trials.loc[(trials["seed"] > 0) | trials["diverged"], "test_value"] = np.nan
+    first = budget.compute(trials).iloc[0]
+    assert first["test_value"] == pytest.approx((0.11 + 0.31 + 1.0) / 3)  # of the first seed
+    trials.loc[trials["lr"] == 0.1, "test_value"] = np.nan
+    assert "test_value" not in budget.compute(trials)
+
+
+def test_settings_that_share_no_seed_cannot_be_chosen() -> None:
+    trials = _trials({"a": [0.1, 0.3, 0.2]}, seeds=3)
+    apart = trials[trials["seed"] == trials["lr"].rank(method="dense") - 1]
+    assert budget.compute(apart)["value"].isna().all()
+
+
+def test_intervals_of_a_grid_are_within_what_the_metric_can_be() -> None:
+    trials = _trials({"a": [0.1, 0.1, 0.1]})
+    trials["value"] = trials["seed"].map({0: 0.02, 1: 0.9})
+    table = budget.compute(trials.assign(test_value=trials["value"]))
+    for prefix in ("", "test_"):
+        assert set(table[f"{prefix}low"]) == {0.0}
+        assert set(table[f"{prefix}high"]) == {1.0}
+
+
 def test_a_sample_of_the_space_has_a_band_within_the_metrics_range() -> None:
     losses = np.linspace(0.1, 1.0, 30).tolist()
     table = budget.compute(_trials({"a": losses}, grid=False))

@@ -176,5 +176,12 @@ def test_a_setting_that_diverges_is_not_chosen_for_its_other_seed() -> None:
     assert choose(_cell({0.1: [0.1, float("nan")], 0.2: [0.4, 0.4]}))["confirm"] == 2
 
 
+def test_a_setting_without_a_hyperparameter_can_be_chosen() -> None:
+    cell = _cell({0.1: [0.3, 0.3], 0.2: [0.2, 0.2]})
+    plain = cell.assign(momentum=cell["lr"].map({0.1: 0.9}))
+    assert choose(plain)["confirm"] == 2
+    assert choose(cell.assign(lr=float("nan")))["confirm"] == 0
+
+
 def test_something_is_chosen_where_everything_diverged() -> None:
     assert choose(_cell({0.1: [float("nan")] * 2, 0.2: [float("nan")] * 2}))["confirm"] == 0

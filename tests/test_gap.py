@@ -104,6 +104,22 @@ def test_a_gap_is_no_larger_than_there_is_room_for() -> None:
     assert (row["share_low"], row["share_high"]) == (-1, 1)
 
 
+def test_the_room_for_a_gap_on_test_data_is_that_of_test_data() -> None:
+    arms = [
+        runs("design", 0.1, [0.6, 0.6]),
+        runs("confirm", 0.1, [0.6, 0.6], 2, test_value=[0.211, 0.211]),
+        runs("confirm-default", 0.2, [0.95, 0.95], 2, test_value=[0.961, 0.961]),
+    ]
+    assert _row(pd.concat(arms))["gap"] == pytest.approx(0.75)
+
+
+def test_seeds_that_the_search_had_are_not_fresh() -> None:
+    stale = CONFIRMED.assign(seed=CONFIRMED["seed"].where(CONFIRMED["seed"] > 2, 0))
+    assert _row(stale)["gap"] == pytest.approx(np.mean([0.5, 0.4]))
+    none = CONFIRMED.assign(seed=CONFIRMED["seed"] % 2).drop_duplicates(["role", "lr", "seed"])
+    assert _row(none)["judged_on"] == "validation, the other seeds chose"
+
+
 def _many(studies: int, generator: np.random.Generator, points: Any, seeds: int) -> pd.DataFrame:
     """Studies of one truth, a task each: a default of 0.5, and settings with losses ``points``."""
     tables = []
@@ -156,6 +172,9 @@ def test_the_verdict_claims_what_the_intervals_hold() -> None:
     assert "We cannot tell on 1 of 2 tasks; there tuning is worth at most 8%" in said
     assert "p has the best mean rank" in said
     assert "It is closer to its tuned setting than o on 1 of 1." in said
+    alone = pd.concat([runs(role, 0.1, [0.5], 2, optimizer="q") for role in arms])
+    said = gap.verdict(gap.compute(pd.concat([CONFIRMED, *unclear, alone])))
+    assert "We cannot tell on 2 of 3 tasks." in said  # of a single seed no bound is known
     same = CONFIRMED.assign(value=0.5, test_value=0.5)
     assert "found the out-of-the-box setting" in gap.verdict(gap.compute(same))
     assert "robustlr confirm" in gap.verdict(gap.compute(DESIGN[0]))
@@ -167,3 +186,19 @@ def test_the_picture_says_which_squares_cannot_be_told() -> None:
     texts = [text.get_text() for text in panel.texts]
     assert texts == ["67%\n0.4 (0.15 to 0.65)", "0% ?\n0 (0 to 0)"]
     assert panel.get_xticklabels()[0].get_text() == "t\n(loss)"
+    assert not any(line.get_visible() for line in panel.get_xgridlines())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((-1e-18, 1.2e-18, -0.025, 0.025), "0% ?\n0 (-0.025 to 0.025)"),
+        ((-0.004, -0.003, -0.43, 0.42), "0% ?\n0 (-0.43 to 0.42)"),
+        ((0.5, 253.4, 12.3, 494.5), "50%\n253 (12 to 494)"),
+        ((0.1, 0.0123, float("nan"), float("nan")), "10% ?\n0.012"),
+        ((0.0, 0.0, 0.0, 0.0), "0% ?\n0 (0 to 0)"),
+    ],
+)
+def test_numbers_are_as_fine_as_their_interval(numbers: tuple[float, ...], text: str) -> None:
+    row = pd.Series(numbers, index=["gap_share", "gap", "low", "high"])
+    assert gap._text(row) == text

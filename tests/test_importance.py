@@ -90,6 +90,17 @@ def test_a_large_design_is_cut_into_bins_that_keep_every_run() -> None:
     assert "surely lr in 1 of 1 cells." in importance.verdict(table)
 
 
+def test_a_value_that_runs_do_not_have_is_a_level() -> None:
+    """The best is without weight decay: fANOVA must see it."""
+    losses = np.where(GRID[:, 1] == 0, 0.1, 0.5) + 0.01 * BY_LR
+    runs = _runs(np.stack([losses] * 2, axis=1)).replace({"weight_decay": {0.0: np.nan}})
+    found = importance.compute(runs)
+    assert _found(found, importance.FANOVA)["weight_decay"] > 0.9
+    assert set(found["runs"]) == {48}
+    words = pd.DataFrame({"norm": ["b", None, "a"], "lr": [0.1, np.nan, 0.2]})
+    assert importance.bins(words)[0].tolist() == [[0, 0], [1, 2], [2, 1]]
+
+
 def test_few_points_have_no_best_tenth_and_one_hyperparameter_no_rival() -> None:
     few = _runs(np.stack([BY_LR + BY_DECAY] * 2, axis=1)).query("lr <= 1e-3")
     assert set(importance.compute(few)["method"]) == {importance.FANOVA}

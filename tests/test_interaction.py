@@ -101,6 +101,26 @@ def test_the_verdict_tells_the_product_from_the_parts() -> None:
     assert "for every lr) for a on 1 of 1 grids" in apart
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-30.0, -0.1, "can be −1 and cannot be 0, but much else, for a on 1 of 1 grids"),
+        (-0.9, 30.0, "can be 0 and cannot be −1, but much else, for a on 1 of 1 grids"),
+        (-5.0, 5.0, "can be both −1 and 0 for a on 1 of 1 grids"),
+        (-0.9, -0.1, "can be neither −1 nor 0 for a on 1 of 1 grids"),
+    ],
+)
+def test_the_verdict_claims_nothing_of_a_wide_interval(low: float, high: float, said: str) -> None:
+    row = {"task": "t", "optimizer": "a", "kind": interaction.SLOPE, "measure": "slope"}
+    table = pd.DataFrame([row | {"value": -0.5, "low": low, "high": high}])
+    text = interaction.verdict(table)
+    assert f"The slope {said}." in text
+    assert text.count("no optimizer on any grid") == 2
+    narrow = interaction.verdict(table.assign(low=-1.2, high=-0.5))
+    assert "matters) for a on 1 of 1 grids" in narrow
+    assert "can be" not in narrow
+
+
 def _noisy(generator: np.random.Generator, surface: np.ndarray) -> pd.DataFrame:
     """Three seeds that share luck, with noise that differs between points."""
     level = 0.03 * (1 + (np.arange(20) % 3)[:, None]) / 2

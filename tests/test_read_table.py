@@ -3,7 +3,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from robustlr.cli import app
 from robustlr.errors import UserError
 from robustlr.read_table import checked, doubts, read_table, taken
 from robustlr.report import write_report
@@ -188,6 +190,27 @@ def test_a_pair_of_betas_is_a_hyperparameter(tmp_path: Path) -> None:
     table["betas"] = [[0.9, 0.99]] * len(table)
     table.to_parquet(tmp_path / "t.parquet")
     assert set(read_table(tmp_path / "t.parquet")["betas"]) == {"[0.9, 0.99]"}
+
+
+def test_an_optimizer_without_hyperparameters_has_a_report(tmp_path: Path) -> None:
+    rows = [
+        f"t,{name},{lr},{momentum},{seed},{value}"
+        for name, lr, momentum, value in (
+            ("sgd", 0.1, "", 0.2),
+            ("sgd", 0.1, 0.9, 0.3),
+            ("sgd", 1, "", 0.9),
+            ("sgd", 1, 0.9, 0.8),
+            ("dadapt", "", "", 0.25),
+        )
+        for seed in range(2)
+    ]
+    text = "\n".join(["task,optimizer,lr,momentum,seed,value", *rows])
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    table, out = str(tmp_path / "t.csv"), tmp_path / "r"
+    done = CliRunner().invoke(app, ["analyze", table, "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    points = pd.read_csv(out / "near_optimal.csv").set_index("optimizer")["points"]
+    assert points.to_dict() == {"sgd": 4, "dadapt": 1}
 
 
 def test_a_table_without_a_study_has_a_report(tmp_path: Path) -> None:

@@ -137,5 +137,14 @@ def test_the_verdict_on_conditions_claims_what_intervals_hold() -> None:
     assert "warmup surely changes the tuned result in 0 of 1 case" in said
     apart = trials.assign(value=trials["value"] + 0.3 * trials["warmup"])
     assert "in 1 of 1 case" in conditions.verdict(conditions.compute(apart))
+    depth = pd.concat(
+        [apart.assign(task=task, depth=of) for task, of in (("t", 2), ("t", 3), ("u", 2))]
+    ).assign(conditions="depth warmup")
+    said = conditions.verdict(conditions.compute(depth))
+    assert "depth surely changes the tuned result in 0 of 2 cases" in said  # on t, not on u
+    other = depth[(depth["task"] == "u") | (depth["depth"] == 3)]
+    said = conditions.verdict(conditions.compute(other))
+    assert "depth has a single value wherever all else is equal." in said
+    assert "depth surely" not in said
     assert "at least two" in conditions.verdict(conditions.compute(_trials(seeds=1)))
     assert "No condition varies" in conditions.verdict(conditions.compute(HARD["no conditions"]))

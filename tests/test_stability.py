@@ -31,7 +31,7 @@ def _table(failed: list[list[int]], **more: object) -> pd.DataFrame:
         for (index, lr), seed in itertools.product(enumerate(sample.at), sample.seeds)
     ]
     fixed = {"task": "t", "optimizer": "o", "role": "design", "direction": "minimize", "worst": 0.9}
-    return pd.DataFrame(rows).assign(**fixed, **more)
+    return pd.DataFrame(rows).assign(**{**fixed, **more})
 
 
 def test_the_largest_stable_is_below_the_first_that_fails() -> None:
@@ -79,6 +79,15 @@ def test_headroom_is_counted_in_decades_and_bounded_by_the_design() -> None:
     (row,) = stability.compute(_table([[1] * 3] * 4)).to_dict("records")
     assert row["bound"] == "at most"
     assert stability.verdict(pd.DataFrame()).startswith("This needs")
+
+
+def test_the_verdict_counts_where_no_learning_rate_is_stable() -> None:
+    good, none = [[0] * 3, [0] * 3, [0] * 3, [1] * 3], [[1] * 3] * 4
+    tables = [_table(failed, task=task) for task, failed in (("t", good), ("u", none), ("v", none))]
+    said = stability.verdict(stability.compute(pd.concat(tables)))
+    assert "o 1.0, no stable learning rate on 2 of 3." in said
+    alone = stability.verdict(stability.compute(tables[1]))
+    assert "o no stable learning rate on 1 of 1." in alone
 
 
 def test_other_hyperparameters_are_held_where_they_are_best() -> None:

@@ -52,6 +52,18 @@ def test_runs_that_miss_or_diverge_never_reach_the_target() -> None:
     assert "missed" in [text.get_text() for text in panel.texts]
 
 
+def test_a_run_that_died_before_its_first_evaluation_missed_the_target() -> None:
+    runs = [_run("a", seed, FAST) for seed in range(4)]
+    runs += [_run("b", seed, SLOW, diverged=seed > 0) for seed in range(5)]
+    table = pd.DataFrame(runs)
+    table.loc[table["diverged"], "curve"] = None
+    table.loc[len(table) - 1, "diverged"] = False  # without a curve, and alive: it says nothing
+    row = _row(time_to_target.compute(table), "b")
+    assert (row["seeds"], row["reached"], row["steps_to_target"]) == (4, 1 / 4, np.inf)
+    unwatched = table.assign(task="u", curve=None)
+    assert set(time_to_target.compute(pd.concat([table, unwatched]))["task"]) == {"t"}
+
+
 def test_a_metric_that_is_maximized_and_one_in_nats() -> None:
     rising = [
         _run("a", seed, "10=2 20=9 30=10", worst=0.0, direction="maximize") for seed in range(2)

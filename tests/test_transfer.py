@@ -73,6 +73,58 @@ def test_only_settings_that_all_tasks_have_count() -> None:
     assert "two tasks" in transfer.verdict(pd.DataFrame())
 
 
+def test_settings_without_a_hyperparameter_are_settings() -> None:
+    losses = {"t": [[0.2], [0.5], [0.6]], "u": [[0.2], [0.3], [0.4]]}
+    trials = _table(losses).assign(momentum=0.9)
+    trials.loc[trials["lr"] == LRS[0], "momentum"] = np.nan
+    table = transfer.compute(trials)
+    assert (table["points"] == 3).all()
+    assert set(table["setting"]) == {"lr=0.001"}
+
+
+def test_tasks_with_seeds_of_their_own_are_averaged() -> None:
+    losses = {"t": [0.2, 0.5, 0.9], "u": [0.4, 0.3, 0.2]}
+    noise = (0.0, 0.02, 0.01)
+    trials = _table({t: [[loss + n for n in noise] for loss in ls] for t, ls in losses.items()})
+    apart = trials.assign(seed=trials["seed"] + 10 * (trials["task"] == "u"))
+    same, found = transfer.compute(trials), transfer.compute(apart)
+    pd.testing.assert_series_equal(same["regret"], found["regret"])
+    assert found["low"].notna().all()
+    assert "a nan" not in transfer.verdict(found)
+
+
+def test_the_verdict_names_conditions_and_what_is_not_known() -> None:
+    flat, crossed = (
+        {"t": [0.2, 0.5, 0.9], "u": [0.2, 0.5, 0.9]},
+        {
+            "t": [0.2, 0.5, 0.9],
+            "u": [0.9, 0.5, 0.2],
+        },
+    )
+    arms = [
+        _table({t: [[loss] * 3 for loss in ls] for t, ls in of.items()}).assign(warmup=warmup)
+        for of, warmup in ((flat, True), (crossed, False))
+    ]
+    said = transfer.verdict(transfer.compute(pd.concat(arms)))
+    assert "on average: a (warmup=true) 0 %, a (warmup=false) 88 %. It is surely more than" in said
+    assert "more than nothing for a (warmup=false)." in said
+    one_each = _table({"t": [[0.2], [0.5], [0.9]], "u": [[0.9], [0.5], [0.2]]})
+    one_each["seed"] += one_each["task"] == "u"
+    said = transfer.verdict(transfer.compute(one_each))
+    assert said.startswith("What is lost is not known for a: a task has no seed")
+
+
+def test_the_interval_over_tasks_with_seeds_of_their_own_covers() -> None:
+    def interval(generator: np.random.Generator) -> Interval:
+        regrets = np.full((8, 2), np.nan)
+        regrets[:3, 0] = generator.normal(0.1, 0.02, 3)
+        regrets[3:, 1] = generator.normal(0.3, 0.05, 5)
+        row = transfer._estimate_over_tasks(regrets)
+        return row["regret"], row["low"], row["high"]
+
+    assert 0.93 < coverage(interval, 0.2, repeats=1500) < 0.97
+
+
 def test_the_interval_of_the_regret_covers() -> None:
     """The truth: the regret of someone who chooses on all seeds but one, on a fresh seed.
 

@@ -68,6 +68,12 @@ def test_on_is_more_than_off_but_not_than_a_given_length() -> None:
     assert with_off["gain"].tolist() == pytest.approx([0.1, 0.2, 0.4])
 
 
+def test_words_for_warmup_cannot_be_compared() -> None:
+    table = warmup.compute(_trials({"none": {0.1: [0.4]}, "linear": {0.1: [0.6]}}))
+    assert table.empty
+    assert "not words" in warmup.verdict(table)
+
+
 def test_points_and_seeds_that_one_arm_lacks_do_not_count() -> None:
     nan = float("nan")
     arms: Arms = {
@@ -77,6 +83,13 @@ def test_points_and_seeds_that_one_arm_lacks_do_not_count() -> None:
     row = _row(_trials(arms), "matched")
     assert (row["points"], row["seeds"]) == (1, 2)  # 0.2 is the one that both ran on all seeds
     assert row["gain"] == pytest.approx(0.1)
+
+
+def test_points_without_a_hyperparameter_are_compared() -> None:
+    trials = _trials(OFF_AND_ON)
+    momentum = trials["lr"].map({0.1: 0.9})
+    assert _row(trials.assign(momentum=momentum), "matched")["points"] == 3
+    assert _row(trials.assign(momentum=momentum), "retuned")["gain"] == pytest.approx(0.1)
 
 
 def test_perplexities_gain_in_nats() -> None:
@@ -150,4 +163,8 @@ def test_the_verdict_tells_need_from_none_and_from_not_knowing() -> None:
     assert "not needed (worth less than 2% of what there is to gain): o on 1 of 1 tasks." in said
     assert "We cannot tell: p on 1 of 1 tasks." in said
     assert "It is less dependent on warmup than q on 1 of 1." in said
+    turned: Arms = {arm: much[not arm] for arm in much}
+    said = warmup.verdict(warmup.compute(_trials(turned, optimizer="r")))
+    assert "At equal settings warmup hurts: r on 1 of 1 tasks." in said
+    assert "helps" not in said
     assert "with and without it" in warmup.verdict(pd.DataFrame())

@@ -49,6 +49,12 @@ def test_the_trial_of_an_adaptive_study_that_was_chosen_is_judged() -> None:
     assert (row["selected"], row["fresh"]) == pytest.approx((0.1, 0.45))
 
 
+def test_rounding_is_no_curse() -> None:
+    table = winners_curse.compute(runs("design", 0.1, [0.1] * 3))
+    assert table[["curse", "low", "high"]].to_numpy().tolist() == [[0, 0, 0]]
+    assert "cannot tell on 1 of 1" in winners_curse.verdict(table)
+
+
 @pytest.mark.parametrize(("points", "seeds"), [(5, 3), (20, 5)])
 def test_the_interval_without_fresh_seeds_covers_the_expected_curse(
     points: int, seeds: int
