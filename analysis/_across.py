@@ -143,12 +143,12 @@ def is_grid(points: pd.DataFrame) -> bool:
     which always are, must be evenly spaced, on a linear or a log scale, or all round, as somebody
     chose them.
     """
-    varied = [name for name in points if points[name].nunique() > 1]
-    if len(points) != int(np.prod([points[name].nunique() for name in varied])):
+    varied = [name for name in points if points[name].nunique(dropna=False) > 1]
+    if len(points) != int(np.prod([points[name].nunique(dropna=False) for name in varied])):
         return False
     if len(varied) != 1 or not pd.api.types.is_numeric_dtype(points[varied[0]]):
         return True
-    values = np.sort(points[varied[0]].to_numpy(float))
+    values = np.sort(points[varied[0]].dropna().to_numpy(float))
     if all(_is_round(value) or _is_round(1 - value) for value in values):
         return True
     scales = [values, np.log(values)] if values[0] > 0 else [values]

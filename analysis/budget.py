@@ -206,7 +206,7 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, name: str, optimizers: list[st
     colors = sns.color_palette("colorblind", len(optimizers))
     for optimizer, line in group.groupby("optimizer", sort=False):
         index = optimizers.index(optimizer)
-        marker = MARKERS[(index + index // 10) % len(MARKERS)]  # the colours repeat after ten
+        marker = MARKERS[index % len(MARKERS)]
         style: dict[str, Any] = {"color": colors[index], "marker": marker}
         panel.plot(line[name], line["value"], label=optimizer, ms=4, **style)
         if len(optimizers) <= 4:  # more shades hide each other

@@ -10,8 +10,8 @@ mean over the ``design``'s seeds of the setting that is best on all other seeds,
 Student's over seeds. ``judged_on`` says which. Source: rule 4 of the usual protocol, select on some runs
 and report on others.
 
-Limits: with fresh seeds Student's interval covers in 95 % of simulated studies; without, it covers the curse
-to be expected of such a study in 94 to 99 %, as the luck of few seeds makes it wide. With a single
+Limits: with fresh seeds Student's interval covers in 95 % of simulated studies; without, it covers the
+curse to be expected of such a study in 94 to 99 %, as the luck of few seeds makes it wide. With a single
 seed, or an adaptive design (tpe), nothing can be said without fresh seeds. A chosen setting that was no
 point of the design has no score of its own.
 """

@@ -223,3 +223,11 @@ def test_no_dimension_without_a_grid() -> None:
     trials = _two_knobs(1, 0)
     assert tuning_dimension.compute(trials[trials["lr"] + trials["decay"] > 0.003]).empty
     assert "full grid" in tuning_dimension.verdict(pd.DataFrame())
+
+
+def test_a_setting_without_a_hyperparameter_is_a_point_of_a_grid() -> None:
+    grid = itertools.product(LRS, (np.nan, 0.9))
+    points = pd.DataFrame(list(grid), columns=["lr", "momentum"])
+    assert is_grid(points)
+    assert is_grid(pd.DataFrame({"momentum": [np.nan, 0.9, 0.99]}))
+    assert not is_grid(points.iloc[:5])
