@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--curves", action="store_true")
     parser.add_argument("--without-optuna", action="store_true")
     parser.add_argument("--without-report", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS / "analysis-cpu-2.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"analysis-cpu-{os.cpu_count()}.json")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
