@@ -17,7 +17,7 @@ from tests.chaos.storm import (
     undisturbed,
 )
 
-TRIALS = 300
+TRIALS = 200
 
 
 @pytest.fixture(scope="module")
