@@ -17,7 +17,7 @@ from tests.chaos.storm import (
     undisturbed,
 )
 
-TRIALS = 200
+TRIALS = 150
 
 
 @pytest.fixture(scope="module")
