@@ -14,8 +14,7 @@ from scipy import stats
 
 from robustlr.analysis._cells import conditions
 from robustlr.analysis._intervals import LEVEL
-from robustlr.analysis._plots import shown_condition
-from robustlr.analysis._sentences import tallies
+from robustlr.analysis._sentences import shown_condition, tallies
 from robustlr.analysis._sweeps import Estimate, half_width
 
 MOST_NAMED = 4

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from robustlr.analysis._cells import conditions
+from robustlr.analysis._sentences import shown_condition
 
 MARKERS = "osD^vPX*<>h"
 """Eleven, for ten colours: more than a hundred optimizers differ in one or the other."""
@@ -30,19 +31,6 @@ def panels(
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
     return figure, axes
-
-
-def shown_condition(row: Any, names: list[str]) -> str:
-    """Return the conditions of a row as text, ``warmup=true``."""
-    return ", ".join(f"{name}={_lower(row[name])}" for name in names if pd.notna(row[name]))
-
-
-def _lower(value: Any) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool | str) or value in (True, False)
-        else f"{value:g}"
-    )
 
 
 def metric_label(row: Any) -> str:

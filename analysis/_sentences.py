@@ -1,5 +1,8 @@
 """Words that verdicts share."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pandas as pd
 
 from robustlr.analysis._cells import conditions
@@ -28,3 +31,24 @@ def of_cases(table: pd.DataFrame) -> str:
     """Return what rows are: tasks, or tasks under conditions."""
     varied = any(table[name].nunique() > 1 for name in conditions(table))
     return "tasks and conditions" if varied else "tasks"
+
+
+def shown_condition(row: Any, names: list[str]) -> str:
+    """Return the conditions of a row as text, ``warmup=true``."""
+    return ", ".join(f"{name}={_lower(row[name])}" for name in names if pd.notna(row[name]))
+
+
+def _lower(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool | str) or value in (True, False)
+        else f"{value:g}"
+    )
+
+
+def by_setting(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of each ``setting`` and combination of conditions, after the words for them."""
+    by = ["setting", *conditions(table)]
+    for _, rows in table.groupby(by, sort=False, dropna=False):
+        first = rows.iloc[0]
+        yield ", ".join(filter(None, [first["setting"], shown_condition(first, by[1:])])), rows

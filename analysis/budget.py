@@ -45,7 +45,8 @@ from robustlr.analysis._cells import (
     within_range,
 )
 from robustlr.analysis._intervals import LEVEL
-from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
+from robustlr.analysis._plots import MARKERS, add_legend, panels
+from robustlr.analysis._sentences import shown_condition
 from robustlr.analysis._tuning import chances, median_draw, ordered_by_others
 
 TITLE = "Tuning curves"

@@ -46,8 +46,8 @@ from robustlr.analysis._cells import (
 )
 from robustlr.analysis._compare import against_leader, verdict_on_leader
 from robustlr.analysis._intervals import spanning_interval
-from robustlr.analysis._plots import panels, shown_condition
-from robustlr.analysis._sentences import of_cases, tally
+from robustlr.analysis._plots import panels
+from robustlr.analysis._sentences import of_cases, shown_condition, tally
 from robustlr.analysis._sweeps import Estimate
 
 TITLE = "Out-of-the-box gap"

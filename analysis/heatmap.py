@@ -33,7 +33,8 @@ from robustlr.analysis._cells import (
     in_units,
     of_role,
 )
-from robustlr.analysis._plots import panels, shown_condition
+from robustlr.analysis._plots import panels
+from robustlr.analysis._sentences import shown_condition
 from robustlr.analysis._sweeps import Numbers, student_by
 
 TITLE = "Heatmaps over two hyperparameters"

@@ -24,7 +24,8 @@ from scipy import stats
 from robustlr.analysis._across import scored
 from robustlr.analysis._cells import conditions
 from robustlr.analysis._intervals import LEVEL
-from robustlr.analysis._plots import panels, shown_condition
+from robustlr.analysis._plots import panels
+from robustlr.analysis._sentences import by_setting, shown_condition
 
 TITLE = "Probability of improvement"
 PICTURE_PER = "setting"
@@ -76,11 +77,7 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs a task that two optimizers ran with a common seed."
     sentences = []
-    by = ["setting", *conditions(table)]
-    for _, rows in table.groupby(by, sort=False, dropna=False):
-        where = ", ".join(
-            filter(None, [rows["setting"].iloc[0], shown_condition(rows.iloc[0], by[1:])])
-        )
+    for where, rows in by_setting(table):
         rivals = rows["other"].nunique() - 1
         sure = rows[rows["low"] > 0.5].groupby("optimizer", sort=False)["other"].agg(list)
         texts = [

@@ -27,7 +27,8 @@ from scipy import stats
 
 from robustlr.analysis._cells import cells, conditions, counts, of_role, point_by_seed
 from robustlr.analysis._intervals import LEVEL
-from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
+from robustlr.analysis._plots import MARKERS, add_legend, panels
+from robustlr.analysis._sentences import shown_condition
 
 TITLE = "Noise between seeds"
 PICTURE_PER = "task"

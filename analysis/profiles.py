@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from robustlr.analysis._across import scored
 from robustlr.analysis._cells import Floats, conditions
 from robustlr.analysis._intervals import share_interval
-from robustlr.analysis._plots import add_legend, panels, shown_condition
+from robustlr.analysis._plots import add_legend, panels
+from robustlr.analysis._sentences import by_setting, shown_condition
 
 TITLE = "Performance profiles"
 TAUS = tuple(np.linspace(0, 1, 21).round(2).tolist())
@@ -61,11 +62,9 @@ def verdict(table: pd.DataFrame) -> str:
         return "This needs a task on which all optimizers of a condition ran with a common seed."
     sentences = []
     close = table[np.isclose(table["tau"], CLOSE)]
-    by = ["setting", *conditions(table)]
-    for _, rows in close.groupby(by, sort=False, dropna=False):
+    for where, rows in by_setting(close):
         first = rows.loc[rows["share"].idxmax()]
         others = rows.drop(index=first.name)
-        where = ", ".join(filter(None, [first["setting"], shown_condition(first, by[1:])]))
         equal = others[others["high"] >= first["low"]]["optimizer"]
         names = "any other" if len(equal) == len(others) else ", ".join(equal)
         told = f"; not surely more than of {names}" if len(equal) else ""

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 
 from robustlr.analysis._across import Group, grouped, mean_intervals, named
 from robustlr.analysis._cells import Floats, conditions, counts, of_role, point_by_seed
-from robustlr.analysis._plots import add_legend, panels, shown_condition
+from robustlr.analysis._plots import add_legend, panels
+from robustlr.analysis._sentences import shown_condition
 
 TITLE = "Rank stability over the tuning budget"
 BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

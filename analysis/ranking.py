@@ -32,9 +32,9 @@ from scipy import stats
 
 from robustlr.analysis._across import scored
 from robustlr.analysis._bootstrap import interval, resampled
-from robustlr.analysis._cells import Floats, conditions
-from robustlr.analysis._plots import draw_intervals, shown_condition
-from robustlr.analysis._sentences import many
+from robustlr.analysis._cells import Floats
+from robustlr.analysis._plots import draw_intervals
+from robustlr.analysis._sentences import by_setting, many
 
 TITLE = "Ranking over tasks"
 PICTURE_PER = "setting"
@@ -118,12 +118,10 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs a task on which all optimizers of a condition ran with a common seed."
     sentences = []
-    by = ["setting", *conditions(table)]
-    for _, rows in table.groupby(by, sort=False, dropna=False):
+    for where, rows in by_setting(table):
         if len(rows) < 2:
             continue
         first = rows.iloc[0]
-        where = ", ".join(filter(None, [first["setting"], shown_condition(first, by[1:])]))
         if np.isnan(first["first"]):
             sentences.append(f"{where}: one seed ranks nobody.")
             continue

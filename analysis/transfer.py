@@ -43,7 +43,8 @@ from robustlr.analysis._cells import (
     shown_setting,
 )
 from robustlr.analysis._intervals import LEVEL, mean_interval
-from robustlr.analysis._plots import panels, shown_condition
+from robustlr.analysis._plots import panels
+from robustlr.analysis._sentences import shown_condition
 
 TITLE = "Transfer between tasks"
 

@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from robustlr.analysis._across import ALL, is_grid
 from robustlr.analysis._cells import Floats, conditions, means_of_others
 from robustlr.analysis._intervals import mean_interval
-from robustlr.analysis._plots import MARKERS, add_legend, panels, shown_condition
+from robustlr.analysis._plots import MARKERS, add_legend, panels
+from robustlr.analysis._sentences import shown_condition
 from robustlr.analysis.transfer import Shared, choose, shared_settings
 
 TITLE = "Hyperparameters that need tuning for each task"

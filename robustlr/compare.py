@@ -27,7 +27,7 @@ from robustlr.analysis._cells import (
     within_range,
 )
 from robustlr.analysis._intervals import mean_interval
-from robustlr.analysis._plots import shown_condition
+from robustlr.analysis._sentences import shown_condition
 from robustlr.registry import tasks
 from robustlr.scale import Scale
 from robustlr.tabular import as_lines, number, shown

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from robustlr.analysis._plots import shown_condition
+from robustlr.analysis._sentences import shown_condition
 
 MOST_RATES = 50
 """Of a design with more learning rates a curve shows one in so many: plots must stay small."""

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
+from robustlr.analysis._sentences import many
 from robustlr.errors import UserError, did_you_mean, extra, unknown
 from robustlr.scale import CONDITIONS
 from robustlr.task import COLUMNS, CURVE
@@ -181,7 +182,7 @@ def taken(table: pd.DataFrame) -> str:
     """Return one sentence that says what a tidy table is taken for."""
     names = str(table["conditions"].iloc[0]).split()
     settings = [name for name in table if name not in (*COLUMNS, CURVE, *names)]
-    counts = [_count(len(table), "run"), _count(table["optimizer"].nunique(), "optimizer")]
+    counts = [many(len(table), "run"), many(table["optimizer"].nunique(), "optimizer")]
     tasks = table.drop_duplicates("task").set_index("task")
     better = tasks["direction"].map({"minimize": "lower", "maximize": "higher"})
     if better.nunique() == 1:
@@ -193,14 +194,10 @@ def taken(table: pd.DataFrame) -> str:
         shown = f"better values are {shown}"
     worst = ", ".join(f"{value:g} on {task}" for task, value in tasks["worst"].items())
     return (
-        f"{' of '.join(counts)} on {_count(len(tasks), 'task')}, {table['diverged'].sum()} diverged; "
+        f"{' of '.join(counts)} on {many(len(tasks), 'task')}, {table['diverged'].sum()} diverged; "
         f"hyperparameters: {', '.join(settings)}; conditions: {', '.join(names) or 'none'}; {shown}; "
         f"having learnt nothing is worth {worst}"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _conditions(table: pd.DataFrame, given: Sequence[str]) -> list[str]:
