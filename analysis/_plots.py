@@ -14,7 +14,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator
 from robustlr.analysis._cells import conditions
 from robustlr.analysis._sentences import shown_condition
 
-MARKERS = "osD^vPX*<>h"
+MARKERS = "osD^vPX*<>1"
 """Eleven, for ten colours: more than a hundred optimizers differ in one or the other."""
 
 WIDE = 34
@@ -63,7 +63,9 @@ def draw_intervals(
     kinds = list(table["kind"].unique())
     longest = max(len(str(name)) for name in optimizers)
     height = 1.3 + max(0.45, 0.22 * len(kinds)) * len(optimizers)
-    figure, axes = panels(len(tasks), width=4.5 + 0.08 * max(0, longest - 12), height=height)
+    width = 4.5 + 0.08 * max(0, longest - 12)
+    columns = 3 if height > width else 2  # tall panels would make a picture that fits no page
+    figure, axes = panels(len(tasks), width=width, height=height, columns=columns)
     for panel, task in zip(axes, tasks, strict=True):
         rows = table[table["task"] == task]
         _draw_rows(panel, rows, value, optimizers, kinds)
@@ -140,10 +142,8 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, labels: tuple[str, str]) ->
         panel.minorticks_off()  # most of the time of drawing
         panel.set_title(optimizer, fontsize=11)
         panel.tick_params(labelsize=9)
-    for panel in axes[:: min(4, len(axes))]:
-        panel.set_ylabel(labels[1], fontsize=10)
-    for panel in axes[-min(4, len(axes)) :]:
-        panel.set_xlabel(labels[0], fontsize=10)
+    figure.supxlabel(labels[0], fontsize=10)
+    figure.supylabel(labels[1], fontsize=10)
     figure.suptitle(shown["task"].iloc[0], fontsize=12)
     if any(kinds):
         add_legend(figure, *axes)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from robustlr.analysis._cells import conditions
@@ -39,16 +40,16 @@ def shown_condition(row: Any, names: list[str]) -> str:
 
 
 def _lower(value: Any) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool | str) or value in (True, False)
-        else f"{value:g}"
-    )
+    return str(value).lower() if isinstance(value, bool | np.bool_ | str) else f"{value:g}"
 
 
-def by_setting(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows of each ``setting`` and combination of conditions, after the words for them."""
-    by = ["setting", *conditions(table)]
-    for _, rows in table.groupby(by, sort=False, dropna=False):
+def cases(table: pd.DataFrame, *names: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of each value of ``names`` and combination of conditions, after words for them.
+
+    The words are ``tuned, warmup=0.1``; without names and conditions there is one case, without any.
+    """
+    by = [*names, *conditions(table)]
+    for _, rows in table.groupby(by, sort=False, dropna=False) if by else [(None, table)]:
         first = rows.iloc[0]
-        yield ", ".join(filter(None, [first["setting"], shown_condition(first, by[1:])])), rows
+        words = [*(str(first[name]) for name in names), shown_condition(first, by[len(names) :])]
+        yield ", ".join(filter(None, words)), rows

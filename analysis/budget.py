@@ -199,6 +199,8 @@ def draw(table: pd.DataFrame) -> Figure:
             panel.set_xlabel(label)
             title = filter(None, [group["task"].iloc[0], shown_condition(group.iloc[0], by)])
             panel.set_title(" · ".join(title))
+    metric = table["metric"].iloc[0] if "metric" in table else "value"
+    figure.supylabel(f"{metric}, best of the tries", fontsize=11)
     add_legend(figure, axes[0])
     return figure
 
@@ -223,5 +225,3 @@ def _draw_panel(panel: Axes, group: pd.DataFrame, name: str, optimizers: list[st
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panel.xaxis.set_minor_formatter(NullFormatter())
-    metric = group["metric"].iloc[0] if "metric" in group else "value"
-    panel.set_ylabel(f"{metric}, best of the tries")

@@ -25,7 +25,7 @@ from robustlr.analysis._across import scored
 from robustlr.analysis._cells import conditions
 from robustlr.analysis._intervals import LEVEL
 from robustlr.analysis._plots import panels
-from robustlr.analysis._sentences import by_setting, shown_condition
+from robustlr.analysis._sentences import cases, shown_condition
 
 TITLE = "Probability of improvement"
 PICTURE_PER = "setting"
@@ -77,17 +77,19 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs a task that two optimizers ran with a common seed."
     sentences = []
-    for where, rows in by_setting(table):
+    for where, rows in cases(table, "setting"):
         rivals = rows["other"].nunique() - 1
         sure = rows[rows["low"] > 0.5].groupby("optimizer", sort=False)["other"].agg(list)
-        texts = [
-            f"{name} beats {'all others' if len(beaten) == rivals else ', '.join(beaten)}"
-            for name, beaten in sure.items()
-        ]
-        sentences.append(
-            f"{where}: {'; '.join(texts)}." if texts else f"{where}: none surely wins."
-        )
-    return "More often than not, on these tasks, " + " ".join(sentences)
+        texts = [f"{name} beats {_named(beaten, rivals)}" for name, beaten in sure.items()]
+        sentences.append(f"{where}: {'; '.join(texts) or 'none surely wins'}.")
+    return "\n".join(["More often than not, on these tasks:", *sentences])
+
+
+def _named(beaten: list[str], rivals: int) -> str:
+    """Return whom one optimizer beats: names while they are few."""
+    if len(beaten) == rivals:
+        return "all others"
+    return ", ".join(beaten) if len(beaten) <= 3 else f"{len(beaten)} of {rivals} others"
 
 
 def draw(table: pd.DataFrame) -> Figure:

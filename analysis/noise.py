@@ -22,12 +22,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from scipy import stats
 
 from robustlr.analysis._cells import cells, conditions, counts, of_role, point_by_seed
 from robustlr.analysis._intervals import LEVEL
-from robustlr.analysis._plots import MARKERS, add_legend, panels
+from robustlr.analysis._plots import MARKERS, add_legend, fit_axis, panels
 from robustlr.analysis._sentences import shown_condition
 
 TITLE = "Noise between seeds"
@@ -152,11 +151,7 @@ def draw(table: pd.DataFrame) -> Figure:
             panel.plot(lrs, seen, label=kinds[kind], **style)
             panel.vlines(lrs, curve["share_low"], curve["share_high"], color=colors[kind])
         if len(positive):
-            panel.set_yscale("log")
-            panel.set_ylim(positive.min() / 3, positive.max() * 3)
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter("{x:g}")
-            panel.minorticks_off()
+            fit_axis(panel, [positive.min() / 4, positive.max() * 4])  # always logarithmic
         panel.set_xscale("log")
         panel.set_title(str(optimizer), fontsize=11)
         panel.set_xlabel("lr")

@@ -27,7 +27,7 @@ from robustlr.analysis._across import scored
 from robustlr.analysis._cells import Floats, conditions
 from robustlr.analysis._intervals import share_interval
 from robustlr.analysis._plots import add_legend, panels
-from robustlr.analysis._sentences import by_setting, shown_condition
+from robustlr.analysis._sentences import cases, shown_condition
 
 TITLE = "Performance profiles"
 TAUS = tuple(np.linspace(0, 1, 21).round(2).tolist())
@@ -62,7 +62,7 @@ def verdict(table: pd.DataFrame) -> str:
         return "This needs a task on which all optimizers of a condition ran with a common seed."
     sentences = []
     close = table[np.isclose(table["tau"], CLOSE)]
-    for where, rows in by_setting(close):
+    for where, rows in cases(close, "setting"):
         first = rows.loc[rows["share"].idxmax()]
         others = rows.drop(index=first.name)
         equal = others[others["high"] >= first["low"]]["optimizer"]
@@ -72,7 +72,7 @@ def verdict(table: pd.DataFrame) -> str:
             f"{where}: {100 * first['share']:.0f} % of {first['optimizer']}'s runs reach "
             f"{100 * CLOSE:.0f} % of what there is to gain{told}."
         )
-    return " ".join(sentences)
+    return "\n".join(sentences)
 
 
 def draw(table: pd.DataFrame) -> Figure:

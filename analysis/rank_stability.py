@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from robustlr.analysis._across import Group, grouped, mean_intervals, named
 from robustlr.analysis._cells import Floats, conditions, counts, of_role, point_by_seed
 from robustlr.analysis._plots import add_legend, panels
-from robustlr.analysis._sentences import shown_condition
+from robustlr.analysis._sentences import cases, of_cases, shown_condition
 
 TITLE = "Rank stability over the tuning budget"
 BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -117,16 +117,16 @@ def verdict(table: pd.DataFrame) -> str:
     """Say from which budget on the ranking is settled on each task."""
     if table.empty:
         return "This needs a task that two optimizers ran in a grid, random or sobol design."
-    sentences = []
-    for _, rows in table.groupby(["task", *conditions(table)], sort=False, dropna=False):
-        first = rows.iloc[0]
-        where = shown_condition(first, conditions(table))
-        name = f"{first['task']}{f' ({where})' if where else ''}"
+    found: dict[str, list[str]] = {}
+    for where, rows in cases(table, "task"):
         settled = rows[rows["tau_low"] >= SETTLED]["tries"]
-        sentences.append(f"{name}: {settled.min()}" if len(settled) else f"{name}: never surely")
+        found.setdefault(str(settled.min()) if len(settled) else "never surely", []).append(where)
+    everywhere = len(found) == 1 and len(next(iter(found.values()))) > 1
+    texts = [f"{tries} on {'; '.join(names)}" for tries, names in found.items()]
     return (
         "Tries after which the ranking on one seed surely agrees with the final one of all seeds "
-        f"(Kendall's tau of at least {SETTLED:g}): {'; '.join(sentences)}."
+        f"(Kendall's tau of at least {SETTLED:g}): "
+        f"{f'{next(iter(found))} on all {of_cases(table)}' if everywhere else ', '.join(texts)}."
     )
 
 

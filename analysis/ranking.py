@@ -34,7 +34,7 @@ from robustlr.analysis._across import scored
 from robustlr.analysis._bootstrap import interval, resampled
 from robustlr.analysis._cells import Floats
 from robustlr.analysis._plots import draw_intervals
-from robustlr.analysis._sentences import by_setting, many
+from robustlr.analysis._sentences import cases, many
 
 TITLE = "Ranking over tasks"
 PICTURE_PER = "setting"
@@ -118,7 +118,7 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs a task on which all optimizers of a condition ran with a common seed."
     sentences = []
-    for where, rows in by_setting(table):
+    for where, rows in cases(table, "setting"):
         if len(rows) < 2:
             continue
         first = rows.iloc[0]
@@ -131,7 +131,7 @@ def verdict(table: pd.DataFrame) -> str:
         sentences.append(
             f"{where}: {first['optimizer']} scores highest, {told} ({many(first['tasks'], 'task')})."
         )
-    return " ".join(sentences) or "A single optimizer cannot be ranked."
+    return "\n".join(sentences) or "A single optimizer cannot be ranked."
 
 
 def draw(table: pd.DataFrame) -> Figure:

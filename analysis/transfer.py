@@ -44,7 +44,7 @@ from robustlr.analysis._cells import (
 )
 from robustlr.analysis._intervals import LEVEL, mean_interval
 from robustlr.analysis._plots import panels
-from robustlr.analysis._sentences import shown_condition
+from robustlr.analysis._sentences import cases, shown_condition
 
 TITLE = "Transfer between tasks"
 
@@ -209,35 +209,39 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs an optimizer with the same settings on at least two tasks."
     new = table[table["chosen_for"] == "other tasks"]
-    varied = [name for name in conditions(table) if table[name].nunique(dropna=False) > 1]
+    said = [
+        (f"\n{where}: " if where else " ") + " ".join(_said(rows)) for where, rows in cases(new)
+    ]
+    return (
+        "With the setting tuned on the other tasks, this much of what there is to gain on a task is "
+        f"lost on average:{''.join(said)}"
+    )
+
+
+def _said(table: pd.DataFrame) -> Iterator[str]:
+    """Yield what one combination of conditions shows."""
     losses, sure, unknown = [], [], []
-    for _, rows in new.groupby(["optimizer", *conditions(table)], sort=False, dropna=False):
+    for name, rows in table.groupby("optimizer", sort=False):
         (overall,) = rows[rows["task"] == ALL].to_dict("records")
-        where = shown_condition(overall, varied)
-        name = f"{overall['optimizer']}{f' ({where})' if where else ''}"
         if pd.isna(overall["regret"]):
-            unknown.append(name)
+            unknown.append(str(name))
             continue
         fell = rows[(rows["setting_diverged"] > 0) & (rows["task"] != ALL)]["task"].unique()
         diverges = f" (diverges on {', '.join(fell)})" if len(fell) else ""
-        losses.append(f"{name} {100 * overall['regret']:.0f} %{diverges}")
+        losses.append(f"{name} {round(100 * overall['regret'])} %{diverges}")
         if overall["low"] > 0:
-            sure.append(name)
-    sentences = []
+            sure.append(str(name))
     if losses:
-        sentences = [
-            "With the setting tuned on the other tasks, this much of what there is to gain on a task "
-            f"is lost on average: {', '.join(losses)}.",
+        yield f"{', '.join(losses)}."
+        yield (
             f"It is surely more than nothing for {', '.join(sure)}."
             if sure
-            else "For none of them is it surely more than nothing.",
-        ]
-    if unknown:
-        sentences.append(
-            f"What is lost is not known for {', '.join(unknown)}: a task has no seed that judges what "
-            "the others chose."
+            else "For none of them is it surely more than nothing."
         )
-    return " ".join(sentences)
+    if unknown:
+        yield (
+            f"Not known for {', '.join(unknown)}: a task has no seed that judges what the others chose."
+        )
 
 
 def draw(table: pd.DataFrame) -> Figure:

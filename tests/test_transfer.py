@@ -106,12 +106,12 @@ def test_the_verdict_names_conditions_and_what_is_not_known() -> None:
         for of, warmup in ((flat, True), (crossed, False))
     ]
     said = transfer.verdict(transfer.compute(pd.concat(arms)))
-    assert "on average: a (warmup=true) 0 %, a (warmup=false) 88 %. It is surely more than" in said
-    assert "more than nothing for a (warmup=false)." in said
+    assert "on average:\nwarmup=true: a 0 %. For none of them is it surely" in said
+    assert "\nwarmup=false: a 88 %. It is surely more than nothing for a." in said
     one_each = _table({"t": [[0.2], [0.5], [0.9]], "u": [[0.9], [0.5], [0.2]]})
     one_each["seed"] += one_each["task"] == "u"
     said = transfer.verdict(transfer.compute(one_each))
-    assert said.startswith("What is lost is not known for a: a task has no seed")
+    assert said.endswith("Not known for a: a task has no seed that judges what the others chose.")
 
 
 def test_the_interval_over_tasks_with_seeds_of_their_own_covers() -> None:
