@@ -97,7 +97,8 @@ def draw(table: pd.DataFrame) -> Figure:
     groups = list(table.groupby(conditions(table) or ["setting"], sort=False, dropna=False))
     names = list(table["optimizer"].unique())
     side = 3.5 + 0.5 * len(names)
-    figure, axes = panels(len(groups), width=side + 1.2, height=side)
+    columns = 2 if len(names) <= 6 else 1
+    figure, axes = panels(len(groups), width=side + 1.2, height=side, columns=columns)
     for panel, (_, group) in zip(axes, groups, strict=True):
         wide = group.pivot_table(
             index="optimizer", columns="other", values="probability", dropna=False
