@@ -60,12 +60,16 @@ def _difference(ours: Estimate, leader: Estimate | None) -> tuple[float, float, 
 
 
 def _by_chance(difference: float, paired: "pd.Series[float]") -> float:
-    """Return Student's p-value of a difference with these pseudo-values; NaN with fewer than two."""
+    """Return Student's p-value of a difference with these pseudo-values; NaN with fewer than two.
+
+    Where all seeds differ by the same, as counted and capped metrics do, Student's test would be
+    certain; that they all have one sign is what is known.
+    """
     if len(paired) < 2 or np.isnan(difference):
         return np.nan
     error = float(paired.sem())
-    if error == 0:
-        return float(difference == 0)
+    if error <= 1e-9 * abs(difference):
+        return 1.0 if difference == 0 else 2.0 ** (1 - len(paired))
     return float(2 * stats.t.sf(abs(difference) / error, len(paired) - 1))
 
 
@@ -129,7 +133,7 @@ def _doubts(others: pd.DataFrame, is_clear: "pd.Series[bool]", leader: str) -> l
         by_chance = (1 - LEVEL) * len(others)
         said += [
             f"Each on its own, {alone} of {len(others)} comparisons would be clear, "
-            f"as by chance about {by_chance:.1f} would be."
+            f"as by chance about {by_chance:.2g} would be."
         ]
     return said
 

@@ -17,7 +17,10 @@ gain as known. A small gap is no merit where the tuned result is bad. Confirmed,
 Student's over seeds and covers the truth in 95 % of simulated studies. Else it is for the best setting
 there is, spans the choice on the other seeds and on all, and covers in 95 % of studies where settings
 differ, in up to 99 % where many are equally good. A single seed chooses and judges, so its gap is too
-large, and it has no interval. Adaptive designs (tpe) need confirmation.
+large, and it has no interval; seeds that all differ by the same, as counted or capped metrics may,
+give an interval without width, which says more than they know. Adaptive designs (tpe) need
+confirmation. Of differences to the leader the verdict claims only those that hold together, by Holm's
+procedure over all pairs of optimizers.
 """
 
 import math

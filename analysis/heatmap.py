@@ -131,12 +131,17 @@ def _best_points(runs: pd.DataFrame) -> tuple[Numbers, Numbers]:
 
 
 def _edge(table: pd.DataFrame, x: str, y: str) -> str:
-    """Return the hyperparameters on whose edge the best square lies; zero is no edge."""
+    """Return the hyperparameters on whose edge the best square lies; zero is no edge.
+
+    Of two values both are edges, so that nothing is seen.
+    """
     best = table[table["best"]].iloc[0]
     return " and ".join(
         name
         for name, axis in ((x, "x"), (y, "y"))
-        if best[axis] in (table[axis].min(), table[axis].max()) and best[axis] != 0
+        if table[axis].nunique() > 2
+        and best[axis] in (table[axis].min(), table[axis].max())
+        and best[axis] != 0
     )
 
 

@@ -7,8 +7,9 @@ cell: ``within``, the noise of a typical setting (the median of the variances ov
 median of χ² per degree of freedom, so that a few settings at the edge of stability do not decide it),
 ``between``, the standard deviation between settings (1.4826 times the median absolute deviation of
 their means, less what noise adds to it), and ``ratio``, between over within, with a percentile interval
-from resampling the settings (it held the truth in 93 to 99 of 100 simulated cases). A ratio near 1 says
-that what the seed changes is as large as what tuning changes.
+from resampling the settings (it held the truth in 93 to 99 of 100 simulated cases; of fewer than eight
+settings too many resamples are of one alone, and there is none). A ratio near 1 says that what the seed
+changes is as large as what tuning changes.
 
 Limits: a setting whose runs all count as the worst value has no noise to be seen and is left out
 (``hopeless`` counts them). The χ² interval takes noise as normal and equal among the settings at one
@@ -31,6 +32,7 @@ from robustlr.analysis._sentences import shown_condition
 
 TITLE = "Noise between seeds"
 PICTURE_PER = "task"
+LEAST_SETTINGS = 8
 MOST_VALUES = 12
 BINS = 8
 RESAMPLES = 1000
@@ -92,7 +94,7 @@ def _ratio(settings: pd.DataFrame) -> dict[str, float]:
     names = ("within", "between", "ratio")
     numbers = dict(zip(names, _spreads(means, variances, seeds), strict=True))
     bounds = np.full(2, np.nan)
-    if len(means) > 2 and numbers["within"] > 0:
+    if len(means) >= LEAST_SETTINGS and numbers["within"] > 0:
         generator = np.random.default_rng(0)
         resamples = 40_000 // len(means) if len(means) > 40 else RESAMPLES
         index = generator.integers(len(means), size=(max(resamples, 200), len(means)))
@@ -118,16 +120,20 @@ def verdict(table: pd.DataFrame) -> str:
     by = ["task", "optimizer", *conditions(table)]
     whole = table.drop_duplicates(by).dropna(subset=["ratio_low"])
     if whole.empty:
-        return "Too few settings learn, or the runs have no noise, to compare chance with tuning."
+        return (
+            f"Fewer than {LEAST_SETTINGS} settings of a cell learn, or the runs have no noise: chance "
+            "cannot be compared with tuning."
+        )
     above, below = int((whole["ratio_low"] > 1).sum()), int((whole["ratio_high"] < 1).sum())
     sentences = [
         f"Settings differ by more than seeds do in {above} of {len(whole)} cells, and by less in "
         f"{below}" + ("." if above + below == len(whole) else "; in the others we cannot tell.")
     ]
     noisiest = whole.loc[whole["ratio"].idxmin()]
+    where = ", ".join(filter(None, [noisiest["task"], shown_condition(noisiest, by[2:])]))
     sentences.append(
-        f"The seed matters most, against tuning, for {noisiest['optimizer']} on {noisiest['task']}: "
-        f"between settings {noisiest['ratio']:.2g} times the noise "
+        f"The seed matters most, against tuning, for {noisiest['optimizer']} on {where}: the settings "
+        f"that learn differ by {noisiest['ratio']:.2g} times the noise "
         f"({noisiest['ratio_low']:.2g} to {noisiest['ratio_high']:.2g})."
     )
     return " ".join(sentences)

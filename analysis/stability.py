@@ -115,8 +115,9 @@ def _decades(rows: pd.DataFrame) -> str:
     if known.empty:
         return nowhere
     low, high = known.min(), known.max()
-    least = "at least " if (rows["bound"] == "at least").any() else ""
-    text = f"{least}{low:.1f}" + (f" to {high:.1f}" if high > low else "")
+    text = f"{low:.2g}" + (f" to {high:.2g}" if high > low else "")
+    if (rows["bound"] == "at least").any():
+        text += " or more"
     return f"{text}, {nowhere}" if none else text
 
 

@@ -142,7 +142,8 @@ def verdict(table: pd.DataFrame) -> str:
         f"Tuned, {name} reaches the target first on {n} {of}." for name, n in first.items()
     ]
     if (untold := len(groups) - sum(first.values())) > 0:
-        sentences.append(f"On {untold} {of}, which tuned optimizer is first cannot be told.")
+        few = " (the interval of a median needs six seeds)" if tuned["seeds"].max() < 6 else ""
+        sentences.append(f"On {untold} {of}, which tuned optimizer is first cannot be told{few}.")
     missed = tuned[tuned["reached"] < 0.5].groupby("optimizer", sort=False).size()
     if len(missed):
         names = ", ".join(f"{name} ({number} times)" for name, number in missed.items())

@@ -13,7 +13,8 @@ seeds. It reads the role ``design``.
 
 Limits: it needs a full grid that all the optimizer's tasks share: elsewhere no two settings differ in
 the tuned hyperparameters alone. The interval is about seeds, not tasks. With a single seed there is
-none, and the choice and the judgement share it. What a finer or wider grid would gain is not seen.
+none, and the choice and the judgement share it; seeds that a task has not are left out. What a finer or
+wider grid would gain is not seen.
 """
 
 import itertools

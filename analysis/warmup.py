@@ -24,7 +24,8 @@ results of both arms at each learning rate are drawn by ``lr-curves``.
 Limits: both arms take the same number of steps, so warmup eats some of them. Matched gains depend on
 how much of the range lies where only warmup survives. With a single seed there is no interval, and the
 choice and the judgement share the seed. Adaptive designs (tpe) are left out: no two arms ran the same
-points.
+points. Of differences to the leader the verdict claims only those that hold together, by Holm's
+procedure over all pairs of optimizers.
 """
 
 from typing import Any
@@ -182,8 +183,9 @@ def verdict(table: pd.DataFrame) -> str:
             "must be true, false or lengths, not words."
         )
     retuned = table[table["kind"] == "retuned"]
-    needs, hurts = retuned["low"] > 0, retuned["high"] < 0
-    without = (retuned["share_high"] < NEGLIGIBLE) & ~hurts & ~needs
+    small = (retuned["share_high"] < NEGLIGIBLE) & (retuned["share_low"] > -NEGLIGIBLE)
+    needs, hurts = (retuned["low"] > 0) & ~small, (retuned["high"] < 0) & ~small
+    without = (retuned["share_high"] < NEGLIGIBLE) & ~hurts
     unclear = ~needs & ~hurts & ~without
     cases = of_cases(retuned)
     claims = (
@@ -213,7 +215,7 @@ def verdict(table: pd.DataFrame) -> str:
             if said := tally(which, rows["optimizer"]):
                 sentences.append(f"{what}: {said} {cases}.")
     if retuned["optimizer"].nunique() > 1:
-        what = "Gain from warmup when tuned, as a share of what there is to gain"
+        what = "Least gain from warmup when tuned, as a share of what there is to gain"
         words = ("less dependent on warmup", "more dependent on warmup")
         sentences.append(verdict_on_leader(retuned, what, *words))
     return " ".join(sentences)

@@ -13,7 +13,8 @@ and report on others.
 Limits: with fresh seeds Student's interval covers in 95 % of simulated studies; without, it covers the
 curse to be expected of such a study in 94 to 99 %, as the luck of few seeds makes it wide. With a single
 seed, or an adaptive design (tpe), nothing can be said without fresh seeds. A chosen setting that was no
-point of the design has no score of its own.
+point of the design has no score of its own. Seeds that all differ by the same, as counted or capped
+metrics may, give an interval without width.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ from robustlr.analysis._cells import (
     shown_setting,
     tuned_by_seed,
 )
-from robustlr.analysis._intervals import mean_interval
+from robustlr.analysis._intervals import LEVEL, mean_interval
 from robustlr.analysis._plots import draw_intervals
 from robustlr.analysis._sentences import of_cases, tally
 
@@ -107,10 +108,13 @@ def verdict(table: pd.DataFrame) -> str:
             f"chosen and {most['fresh']:.3g} on seeds that did not choose it."
         )
     if said := tally(better, table["optimizer"]):
-        sentences.append(f"It is better on other seeds: {said} {of_cases(table)}.")
+        sentences.append(f"On other seeds the setting does better: {said} {of_cases(table)}.")
     unclear = (~worse & ~better).sum()
     if unclear:
         sentences.append(f"We cannot tell on {unclear} of {len(table)} {of_cases(table)}.")
+    if sentences and unclear < len(table) > 1:
+        by_chance = (1 - LEVEL) * table["low"].notna().sum()
+        sentences.append(f"By chance alone about {by_chance:.2g} would show one or the other.")
     return " ".join(sentences)
 
 

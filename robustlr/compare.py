@@ -27,7 +27,7 @@ from robustlr.analysis._cells import (
     within_range,
 )
 from robustlr.analysis._intervals import mean_interval
-from robustlr.analysis._sentences import shown_condition
+from robustlr.analysis._sentences import many, shown_condition
 from robustlr.registry import tasks
 from robustlr.scale import Scale
 from robustlr.tabular import as_lines, number, shown
@@ -72,8 +72,8 @@ class Comparison:
             same, other = (sum(pairs["order"] == order) for order in (SAME, REVERSE))
             yield (
                 title,
-                f"{title}: of {len(pairs)} pairs of optimizers {same} surely have the paper's order, "
-                f"{other} the reverse, and of {len(pairs) - same - other} we cannot tell.",
+                f"{title}: of {many(len(pairs), 'pair')} of optimizers {same} surely in the paper's "
+                f"order, {other} surely in the reverse, {len(pairs) - same - other} undecided.",
                 rows,
             )
 
@@ -236,10 +236,15 @@ def _differences(task: str, is_kindred: bool, scale: str) -> Iterator[str]:
     if paper is None or ours is None or paper == ours:
         return
     before, here = (_flat(asdict(each)) for each in (paper, ours))
-    changed = [
+    lengths = [
+        " and ".join(f"{each[name]:g} {name}" for name in ("steps", "epochs") if each.get(name))
+        for each in (here, before)
+    ]
+    changed = [f"{lengths[0]} (paper: {lengths[1]})"] if lengths[0] != lengths[1] else []
+    changed += [
         f"{name} {_short(here.get(name))} (paper: {_short(before.get(name))})"
         for name in before | here
-        if before.get(name) != here.get(name) and name not in LOOKS
+        if before.get(name) != here.get(name) and name not in (*LOOKS, "steps", "epochs")
     ]
     yield f"{task} at scale {scale}, so only the order compares: {', '.join(changed)}."
 

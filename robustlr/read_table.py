@@ -189,7 +189,7 @@ def taken(table: pd.DataFrame) -> str:
         shown = f"{better.iloc[0]} values are better"
     else:
         shown = ", ".join(
-            f"{way} on {', '.join(tasks[better == way].index)}" for way in set(better)
+            f"{way} on {', '.join(tasks[better == way].index)}" for way in better.unique()
         )
         shown = f"better values are {shown}"
     worst = ", ".join(f"{value:g} on {task}" for task, value in tasks["worst"].items())

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from robustlr.analysis._sentences import many
 from robustlr.analysis._verdicts import judge
 from robustlr.compare import compare
 from robustlr.errors import UserError, unknown
@@ -272,17 +273,26 @@ mean over seeds, each at the setting that is best on the other seeds, with Stude
 two optimizers have the paper's order is judged on their difference, paired by seed."""
 
 
+def _counted(verdicts: "pd.Series[str]") -> str:
+    """Return how often each verdict was given: ``Yes on 4 of 5``."""
+    counts = verdicts.value_counts()
+    said = [f"{v} {counts[v]}" for v in ("yes", "no", "undecided", "no trials") if v in counts]
+    return f"Of {many(len(verdicts), 'comparison')}: {', '.join(said)}"
+
+
 def _of_study(study: "Study", trials: pd.DataFrame, out: Path) -> Iterator[Section]:
     """Yield the sections that only a study has: its findings, and the papers' numbers."""
     judged = judge(study.findings, trials)
     if not judged.empty:
         _write_table(judged, out, "findings", "Findings")
-        counts = judged["verdict"].value_counts()
-        said = [f"{counts[v]} {v}" for v in ("yes", "no", "undecided", "no trials") if v in counts]
+        said = [
+            f"{finding} {_counted(rows['verdict'])}."
+            for finding, rows in judged.groupby("finding", sort=False)
+        ]
         yield Section(
             name="findings",
             title="Do the findings show here?",
-            verdict=f"Of {len(judged)} comparisons that the findings make: {', '.join(said)}.",
+            verdict="\n".join(said),
             method=[_paragraph(FINDINGS)],
             limits=[
                 Markup(f"This is about trials at scale {study.scale}, not about the paper's own.")
@@ -343,11 +353,13 @@ def _render(
     environment = Environment(
         loader=PackageLoader("robustlr", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    is_fresh = trials["role"].isin(("confirm", "confirm-default"))
     facts: dict[str, Any] = {
         "trials": len(trials),
         "tasks": _tasks_with_metrics(trials),
         "optimizers": ", ".join(map(str, trials["optimizer"].unique())),
-        "seeds": trials["seed"].nunique(),
+        "seeds": trials.loc[~is_fresh, "seed"].nunique(),
+        "fresh": trials.loc[is_fresh, "seed"].nunique(),
         "diverged": int(trials["diverged"].astype(bool).sum()),
         "hours": trials["seconds"].sum() / 3600 if trials["seconds"].notna().any() else None,
         "parquet": find_spec("pyarrow") is not None,

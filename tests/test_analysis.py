@@ -291,6 +291,11 @@ def test_heatmap_marks_the_best_the_edge_and_the_diverged() -> None:
     assert best["edge"] == "lr"  # a weight decay of 0 is no edge
     inner = heatmap.compute(_trials({"valley": (0.2, 0.1, 0.2, 0.3)}, noise=0.0, warmups=(True,)))
     assert inner[inner["best"]]["edge"].tolist() == [""]
+    decays = _trials(
+        {"valley": (0.2, 0.1, 0.2, 0.3)}, noise=0.0, warmups=(True,), decays=(0.01, 0.1)
+    )
+    between = heatmap.compute(decays)  # of two values both are edges, which says nothing
+    assert between[between["best"]]["edge"].tolist() == [""]
     assert table[table["diverged"] > 0]["x"].unique().tolist() == [1.0]
 
 

@@ -55,7 +55,8 @@ def test_ranking_by_hand() -> None:
     assert _of(table, optimizer="c")["first"] == 1.0
     assert table["optimizer"].tolist() == ["c", "a", "b"]
     assert (table["tasks"] == 2).all()
-    assert "tuned: c scores highest, ahead of all (2 tasks)." in ranking.verdict(table)
+    said = ranking.verdict(table)
+    assert "tuned: c has the highest interquartile mean, ahead of all (2 tasks)." in said
     assert 0 < a["ahead_low"] < b["ahead_low"]
     assert _of(table, optimizer="c")["ahead_low"] == 0
 
@@ -76,9 +77,10 @@ def test_nobody_is_ahead_by_the_luck_of_two_seeds() -> None:
     """The resamples of one task's two seeds are these two alone."""
     ranked = ranking.compute(_one_point({("t", "a"): [0.1, 0.2], ("t", "b"): [0.15, 0.22]}))
     assert ranked["first"].tolist() == [1, 0]
-    assert "a scores highest, not surely ahead of b (1 task)." in ranking.verdict(ranked)
+    said = ranking.verdict(ranked)
+    assert "a has the highest interquartile mean, not surely ahead of b (1 task)." in said
     clear = ranking.compute(_one_point({("t", "a"): [0.1, 0.2], ("t", "b"): [0.5, 0.6]}))
-    assert "a scores highest, ahead of all (1 task)." in ranking.verdict(clear)
+    assert "a has the highest interquartile mean, ahead of all (1 task)." in ranking.verdict(clear)
 
 
 def test_nobody_is_said_to_be_ahead_of_its_equals() -> None:
@@ -126,6 +128,26 @@ def test_the_interquartile_mean_cuts_a_quarter_on_each_side() -> None:
     runs = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 100.0])[None, :, None]
     # of six runs one and a half are cut on each side
     assert ranking.iqm([runs])[0, 0] == pytest.approx((0.5 * 0.1 + 0.2 + 0.3 + 0.5 * 0.4) / 3)
+
+
+def test_the_verdict_names_who_leads_by_rank_where_a_lost_task_was_cut() -> None:
+    losses = {"a": (0.0, 0.0, 0.02, 0.02, 1.0), "b": (0.1, 0.1, 0.0, 0.0, 0.0)}
+    runs = {
+        (task, name): [loss, loss + 0.001 * (loss < 1)]
+        for name, of_tasks in losses.items()
+        for task, loss in zip("tuvwx", of_tasks, strict=True)
+    }
+    said = ranking.verdict(ranking.compute(_one_point(runs)))
+    assert "a has the highest interquartile mean" in said
+    assert "; by mean rank over tasks b leads (1.4 against 1.6)." in said
+
+
+def test_improvement_names_the_beaten_while_they_are_few() -> None:
+    pairs = [("a", other, 0.6) for other in "bcde"] + [("a", "f", 0.4), ("b", "f", 0.6)]
+    table = pd.DataFrame(pairs, columns=["optimizer", "other", "low"]).assign(setting="tuned")
+    assert improvement.verdict(table).endswith("tuned: a beats all others; b beats f.")
+    more = pd.concat([table, table.assign(optimizer="g", other="h", low=0.1)])
+    assert "a beats 4 of 5 others; b beats f." in improvement.verdict(more)
 
 
 def test_improvement_by_hand() -> None:

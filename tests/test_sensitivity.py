@@ -140,8 +140,8 @@ def _compared(values: dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]) -> pd.
 
 def test_optimizers_that_tie_share_the_lead() -> None:
     found = {
-        "zeta": np.array([[1.0, 1.1], [2.0, 2.1]]),
-        "alpha": np.array([[2.0, 2.1], [1.0, 1.1]]),
+        "zeta": np.array([[1.0, 1.1], [2.001, 2.1]]),
+        "alpha": np.array([[2.001, 2.1], [1.0, 1.1]]),
     }
     said = verdict_on_leader(_compared(found), "S", "less", "more")
     assert said.startswith("S: alpha and zeta share the best mean rank over 2 tasks. alpha is less")
@@ -170,12 +170,23 @@ def test_of_many_comparisons_of_equals_few_are_claimed() -> None:
     assert together / 150 < 0.07
 
 
+def test_three_seeds_that_differ_by_the_same_are_not_certain() -> None:
+    """One image more in 360, on each seed: Student's test of no variance knows no doubt."""
+    seeds = np.array([[0.10, 0.12, 0.11]])
+    table = _compared({"a": seeds, "b": seeds + 1 / 360})
+    assert table.set_index("optimizer")["difference_p"]["b"] == 0.25
+    assert "We cannot tell it from b" in verdict_on_leader(table, "S", "less", "more")
+    ten = np.arange(10.0)[None] / 100
+    table = _compared({"a": ten, "b": ten + 1 / 360})
+    assert "It is less than b" in verdict_on_leader(table, "S", "less", "more")
+
+
 def test_claims_that_hold_alone_are_counted() -> None:
     generator = np.random.default_rng(0)
     noise = {name: generator.normal(size=(3, 3)) for name in "abcd"}
     table = _compared({name: own + 6 * (name != "a") for name, own in noise.items()})
     said = verdict_on_leader(table, "S", "less", "more")
-    assert " of 9 comparisons would be clear, as by chance about 0.5 would be." in said
+    assert " of 9 comparisons would be clear, as by chance about 0.45 would be." in said
 
 
 def test_points_of_a_random_design_are_taken_together_by_half_decades() -> None:

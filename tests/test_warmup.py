@@ -163,6 +163,10 @@ def test_the_verdict_tells_need_from_none_and_from_not_knowing() -> None:
     assert "not needed (worth less than 2% of what there is to gain): o on 1 of 1 tasks." in said
     assert "We cannot tell: p on 1 of 1 tasks." in said
     assert "It is less dependent on warmup than q on 1 of 1." in said
+    sure: Arms = {False: {0.1: [0.401, 0.4021, 0.4009]}, True: {0.1: [0.4, 0.401, 0.4]}}
+    said = warmup.verdict(warmup.compute(_trials(sure, optimizer="s")))
+    assert "not needed (worth less than 2% of what there is to gain): s on 1 of 1 tasks." in said
+    assert "Even when tuned" not in said
     turned: Arms = {arm: much[not arm] for arm in much}
     said = warmup.verdict(warmup.compute(_trials(turned, optimizer="r")))
     assert "At equal settings warmup hurts: r on 1 of 1 tasks." in said

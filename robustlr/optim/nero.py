@@ -106,6 +106,6 @@ ENTRY = Entry(
     summary="Neuron-wise normalised steps on weights with zero-mean, unit-norm rows.",
     paper="Liu, Bernstein, Meister, Yue: Learning by Turning (ICML 2021)",
     default={"lr": 0.01, "beta": 0.999},
-    default_source="the paper's recommendation for every task, and its released code",
+    default_source="the paper's out-of-the-box setting (Algorithm 1), and its released code",
     space={"lr": LR_GRID},
 )
