@@ -1,6 +1,6 @@
 """Words that verdicts share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,3 +53,8 @@ def cases(table: pd.DataFrame, *names: str) -> Iterator[tuple[str, pd.DataFrame]
         first = rows.iloc[0]
         words = [*(str(first[name]) for name in names), shown_condition(first, by[len(names) :])]
         yield ", ".join(filter(None, words)), rows
+
+
+def of_each_case(said: Iterable[tuple[str, str]]) -> str:
+    """Return what is said of each of ``cases``: lines that begin with its words, where it has any."""
+    return "".join(f"\n{where}: {text}" if where else f" {text}" for where, text in said)

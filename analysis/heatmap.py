@@ -10,8 +10,9 @@ optimizers have squares in common between tasks, each square's worst: what share
 from the worst value to the best of all optimizers, is lost there on the task where most is.
 
 A cross marks a square with a diverged run, a frame the best square; the title says if the best lies at
-the edge of the range, where a wider one may hold a better one (zero is no such edge). The colour scale
-ends at the task's worst value, so diverged runs do not flatten the rest.
+the edge of the range, where a wider one may hold a better one (zero is no such edge, and of two values
+both would be). The colour scale ends at the task's worst value, so that diverged runs do not flatten
+the rest.
 
 Limits: the best square is the best of a noisy sample; adaptive designs (tpe) are left out.
 """

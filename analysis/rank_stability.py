@@ -121,10 +121,12 @@ def verdict(table: pd.DataFrame) -> str:
     for where, rows in cases(table, "task"):
         settled = rows[rows["tau_low"] >= SETTLED]["tries"]
         found.setdefault(str(settled.min()) if len(settled) else "never surely", []).append(where)
-    everywhere = len(found) == 1 and len(next(iter(found.values()))) > 1
-    texts = [f"{tries} on {'; '.join(names)}" for tries, names in found.items()]
-    if everywhere:
-        texts = [f"{next(iter(found))}, whatever the task"]
+    texts = [
+        f"{tries}, whatever the task"
+        if len(names) > 1 and len(found) == 1
+        else f"{tries} on {'; '.join(names)}"
+        for tries, names in found.items()
+    ]
     return (
         "Tries after which the ranking on one seed surely agrees with the final one of all seeds "
         f"(Kendall's tau of at least {SETTLED:g}): {', '.join(texts)}."

@@ -44,7 +44,7 @@ from robustlr.analysis._cells import (
 )
 from robustlr.analysis._intervals import LEVEL, mean_interval
 from robustlr.analysis._plots import panels
-from robustlr.analysis._sentences import cases, shown_condition
+from robustlr.analysis._sentences import cases, of_each_case, shown_condition
 
 TITLE = "Transfer between tasks"
 
@@ -209,13 +209,10 @@ def verdict(table: pd.DataFrame) -> str:
     if table.empty:
         return "This needs an optimizer with the same settings on at least two tasks."
     new = table[table["chosen_for"] == "other tasks"]
-    said = [
-        (f"\n{where}: " if where else " ") + " ".join(_said(rows)) for where, rows in cases(new)
-    ]
     return (
         "With the setting tuned on the other tasks, this much of what there is to gain on a task is "
-        f"lost on average:{''.join(said)}"
-    )
+        "lost on average:"
+    ) + of_each_case((where, " ".join(_said(rows))) for where, rows in cases(new))
 
 
 def _said(table: pd.DataFrame) -> Iterator[str]:

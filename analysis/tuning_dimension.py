@@ -29,7 +29,7 @@ from robustlr.analysis._across import ALL, is_grid
 from robustlr.analysis._cells import Floats, conditions, means_of_others
 from robustlr.analysis._intervals import mean_interval
 from robustlr.analysis._plots import MARKERS, add_legend, panels
-from robustlr.analysis._sentences import cases, shown_condition
+from robustlr.analysis._sentences import cases, of_each_case, shown_condition
 from robustlr.analysis.transfer import Shared, choose, shared_settings
 
 TITLE = "Hyperparameters that need tuning for each task"
@@ -94,18 +94,18 @@ def verdict(table: pd.DataFrame) -> str:
     """Say for each optimizer how many hyperparameters are enough."""
     if table.empty:
         return "This needs an optimizer with the same full grid on at least two tasks."
-    sentences = []
-    for where, rows in cases(table):
-        found: dict[str, list[str]] = {}
-        for name, subsets in rows.groupby("optimizer", sort=False):
-            found.setdefault(_needed(subsets), []).append(str(name))
-        texts = [f"{subset} for {', '.join(names)}" for subset, names in found.items()]
-        lead = f"\n{where}: " if where else " "
-        sentences.append(f"{lead}{'; '.join(texts)}.")
     return (
         "Tuned for each task, the others at one setting for all, these reach 95 % of the fully tuned "
-        f"score:{''.join(sentences)}"
-    )
+        "score:"
+    ) + of_each_case((where, _said(rows)) for where, rows in cases(table))
+
+
+def _said(table: pd.DataFrame) -> str:
+    """Return which subset is enough for whom, under one combination of conditions."""
+    found: dict[str, list[str]] = {}
+    for name, rows in table.groupby("optimizer", sort=False):
+        found.setdefault(_needed(rows), []).append(str(name))
+    return "; ".join(f"{subset} for {', '.join(names)}" for subset, names in found.items()) + "."
 
 
 def _needed(rows: pd.DataFrame) -> str:

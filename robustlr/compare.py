@@ -237,7 +237,9 @@ def _differences(task: str, is_kindred: bool, scale: str) -> Iterator[str]:
         return
     before, here = (_flat(asdict(each)) for each in (paper, ours))
     lengths = [
-        " and ".join(f"{each[name]:g} {name}" for name in ("steps", "epochs") if each.get(name))
+        " and ".join(
+            f"{number(each[name])} {name}" for name in ("steps", "epochs") if each.get(name)
+        )
         for each in (here, before)
     ]
     changed = [f"{lengths[0]} (paper: {lengths[1]})"] if lengths[0] != lengths[1] else []

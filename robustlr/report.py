@@ -274,7 +274,7 @@ two optimizers have the paper's order is judged on their difference, paired by s
 
 
 def _counted(verdicts: "pd.Series[str]") -> str:
-    """Return how often each verdict was given: ``Yes on 4 of 5``."""
+    """Return how often each verdict was given: ``Of 5 comparisons: yes 4, no 1``."""
     counts = verdicts.value_counts()
     said = [f"{v} {counts[v]}" for v in ("yes", "no", "undecided", "no trials") if v in counts]
     return f"Of {many(len(verdicts), 'comparison')}: {', '.join(said)}"

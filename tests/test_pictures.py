@@ -59,12 +59,11 @@ def _ticks_outside(figure: Figure) -> set[int]:
 
 def _overlapping(figure: Figure) -> list[tuple[str, str]]:
     """Return the pairs of texts, level or upright, that share more than a pixel each way."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     outside = _ticks_outside(figure)
     boxes = [
-        (text.get_text(), text.get_window_extent(renderer))
+        (text.get_text(), text.get_window_extent())
         for text in figure.findobj(Text)
         if isinstance(text, Text) and text.get_visible() and text.get_text().strip()
         if id(text) not in outside and text.get_rotation() % 90 == 0

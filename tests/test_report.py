@@ -37,6 +37,16 @@ def test_the_report_holds_every_table_picture_and_number(tmp_path: Path, study: 
     assert drawn == {"heatmap-t.png", "heatmap-u.png", "heatmap-worst-task.png"}
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "r" / "trials.csv"), _two_tasks())
     assert "Is 1 &lt; 2 &amp; 3?" in html
+    assert "fresh one" not in html
+
+
+def test_seeds_that_confirm_are_counted_apart(tmp_path: Path, study: Study) -> None:
+    trials = _trials(seeds=3)
+    fresh = trials[trials["role"] == "default"].assign(role="confirm-default", seed=7)
+    page = write_report(
+        pd.concat([trials, fresh]), tmp_path, study=study, progress=DONE, only=["gap"]
+    )
+    assert "3 seeds and 1 fresh one to confirm, " in page.read_text(encoding="utf-8")
 
 
 def test_the_report_is_one_self_contained_file(tmp_path: Path, study: Study) -> None:

@@ -40,6 +40,12 @@ def test_the_first_step_at_which_the_target_is_reached() -> None:
     assert "Tuned, a reaches the target first on 1 of 1" in time_to_target.verdict(table)
 
 
+def test_three_seeds_cannot_tell_and_the_verdict_says_what_could() -> None:
+    runs = [_run(name, s, curve) for name, curve in (("a", FAST), ("b", SLOW)) for s in range(3)]
+    said = time_to_target.verdict(time_to_target.compute(pd.DataFrame(runs)))
+    assert "first cannot be told (the interval of a median needs six seeds)." in said
+
+
 def test_runs_that_miss_or_diverge_never_reach_the_target() -> None:
     runs = [_run("a", seed, FAST) for seed in range(3)]
     runs += [_run("b", 0, FAST, diverged=True), _run("b", 1, "10=0.9 20=nan 30=inf 40=0.5")]

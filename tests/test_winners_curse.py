@@ -53,6 +53,10 @@ def test_rounding_is_no_curse() -> None:
     table = winners_curse.compute(runs("design", 0.1, [0.1] * 3))
     assert table[["curse", "low", "high"]].to_numpy().tolist() == [[0, 0, 0]]
     assert "cannot tell on 1 of 1" in winners_curse.verdict(table)
+    sure = table.assign(low=0.1, high=0.2, selected=1.0, fresh=1.15)
+    said = winners_curse.verdict(pd.concat([table, sure], ignore_index=True))
+    assert "flatter it: " in said
+    assert "By chance alone about 0.1 would show one or the other." in said
 
 
 @pytest.mark.parametrize(("points", "seeds"), [(5, 3), (20, 5)])
